@@ -1,0 +1,37 @@
+"""Every error a user can cause, as a family with one root.
+
+A caller that wants one sentence instead of a traceback catches ``SwiftError``; each message names
+the value, what was expected and what to do.
+"""
+
+
+class SwiftError(Exception):
+    """Root of all errors that bad input can cause; the message is one sentence for the user."""
+
+
+class GeometryError(SwiftError):
+    """A size or a number of frames that the models cannot represent."""
+
+
+class ScheduleError(SwiftError):
+    """Noise levels or sampling settings that make no schedule."""
+
+
+class SegmentError(SwiftError):
+    """Segment settings that make no plan."""
+
+
+class CheckpointError(SwiftError):
+    """A file that is no checkpoint, not a whole one, or not the one that is needed."""
+
+
+class PromptError(SwiftError):
+    """Text, or a text embedding, that the models cannot take."""
+
+
+class MediaError(SwiftError):
+    """A picture or video that cannot be read, written or used."""
+
+
+class OutputError(SwiftError):
+    """A place on disk that cannot be written."""

@@ -1,0 +1,1 @@
+"""Conditional Segment-wise Generation."""

@@ -1,0 +1,1 @@
+"""The stations of the main path, one readable function each."""

@@ -1,0 +1,1 @@
+"""The Wan VAEs, as streams of chunks."""

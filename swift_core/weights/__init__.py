@@ -1,0 +1,1 @@
+"""Checkpoints: what a file holds, and models built from it."""
