@@ -1,0 +1,40 @@
+"""How a model wants to be sampled, as one checked value."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from ..errors import ScheduleError
+
+
+class SolverName(Enum):
+    """The ways to walk from noise to a picture."""
+
+    EULER = "euler"
+    RENOISE = "renoise"
+    UNIPC = "unipc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Sampling settings of one stage.
+
+    Attributes:
+        steps: sampling steps, at least 1.
+        cfg: classifier-free guidance; 1 means one pass without a negative prompt.
+        sigma_shift: warp of the noise levels, above 0; larger spends more steps on noise.
+        solver: how a step is made.
+    """
+
+    steps: int
+    cfg: float
+    sigma_shift: float
+    solver: SolverName
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ScheduleError(f"steps is {self.steps}; at least 1 is needed.")
+        if not (math.isfinite(self.cfg) and self.cfg >= 0):
+            raise ScheduleError(f"cfg is {self.cfg:g}; it must be 0 or more (1 = no guidance).")
+        if not (math.isfinite(self.sigma_shift) and self.sigma_shift > 0):
+            raise ScheduleError(f"sigma_shift is {self.sigma_shift:g}; it must be above 0.")
