@@ -1,0 +1,288 @@
+"""The Wan DiT: latent frames with a noise level each, in; their velocity, out.
+
+One class serves TI2V-5B (48 channels in), its 96-channel form with a concatenated reference, and
+I2V-A14B (36 in, 16 out). Parameter names are those of the original checkpoints.
+
+It computes in the number format of the latent it is given, on that latent's device, and returns
+fp32. ``FP32_ISLANDS`` names the parameters that must be fp32 whatever the rest is.
+
+Axes: ``b c t h w`` latent; tokens are ``"b t s d"``, ``s`` tokens in each of ``t`` latent frames.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import GeometryError, PromptError
+from ..shapes import Bool, Float, Tensor
+from .attention import CrossAttention, KeyValue, SelfAttention
+from .config import DiTConfig
+from .modulation import add_gated, modulate, timestep_sinusoids
+from .rope import Rope, make_rope
+
+FP32_ISLANDS = (
+    "time_embedding",
+    "time_projection",
+    "modulation",
+    "norm_q",
+    "norm_k",
+    "norm3",
+    "head",
+)
+"""Parts of parameter names that mark fp32 parameters: noise levels, norms and the way out."""
+
+
+class PromptKeys(NamedTuple):
+    """A prompt as the DiT needs it: keys and values for the cross-attention of each DiT block."""
+
+    dit_blocks: tuple[KeyValue, ...]
+
+
+class ContextKeys(NamedTuple):
+    """Clean latent frames as later ones see them: keys and values for each DiT block."""
+
+    dit_blocks: tuple[KeyValue, ...]
+
+
+class DiTBlock(nn.Module):
+    """One layer: self-attention, prompt, feed-forward; the first and last modulated."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.self_attn = SelfAttention(config)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_dim, config.dim),
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b t s d"],
+        noise_level: Float[Tensor, "b t 6 d"],
+        *,
+        rope: Rope,
+        prompt: KeyValue,
+        context: KeyValue | None = None,
+        mask: Bool[Tensor, "q k"] | None = None,
+    ) -> tuple[Float[Tensor, "b t s d"], KeyValue]:
+        """Transform the tokens, and give back their self-attention keys and values.
+
+        Args:
+            noise_level: the time projection, before this layer's own offsets.
+            rope: positions of the flattened tokens.
+            prompt: this layer's keys and values of the prompt.
+            context: this layer's keys and values of frames that are not among the tokens.
+            mask: over flattened tokens, True where the query (row) may look.
+        """
+        frames = tokens.shape[1]
+        modulation = (self.modulation.unsqueeze(1) + noise_level).unsqueeze(-2)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unbind(2)
+
+        update = modulate(tokens, shift=shift, scale=scale, eps=self.eps).flatten(1, 2)
+        update, own = self.self_attn(update, rope, context=context, mask=mask)
+        update = rearrange(update, "b (t s) d -> b t s d", t=frames)
+        tokens = add_gated(tokens, update, gate=gate)
+
+        update = F.layer_norm(
+            tokens.float(), tokens.shape[-1:], self.norm3.weight, self.norm3.bias, self.eps
+        )
+        update = self.cross_attn(update.to(tokens.dtype).flatten(1, 2), prompt)
+        tokens = tokens + rearrange(update, "b (t s) d -> b t s d", t=frames)
+
+        update = self.ffn(modulate(tokens, shift=ffn_shift, scale=ffn_scale, eps=self.eps))
+        return add_gated(tokens, update, gate=ffn_gate), own
+
+
+class Head(nn.Module):
+    """The way out: modulated norm and a projection to patches."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        features = config.out_channels * config.patch.height * config.patch.width
+        self.head = nn.Linear(config.dim, features)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(
+        self, tokens: Float[Tensor, "b t s d"], time: Float[Tensor, "b t d"]
+    ) -> Float[Tensor, "b t s features"]:
+        """Project tokens to velocity patches, in fp32."""
+        modulation = (self.modulation.unsqueeze(1) + time.unsqueeze(2)).unsqueeze(-2)
+        shift, scale = modulation.unbind(2)
+        return self.head(modulate(tokens.float(), shift=shift, scale=scale, eps=self.eps))
+
+
+class WanDiT(nn.Module):
+    """Predict the velocity (noise minus clean) of latent frames.
+
+    Source: Wan-Video/Wan2.2@42bf4cf:wan/modules/model.py. Oracle: tests/oracle/test_dit.py.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, config.patch
+        kernel = (patch.time, patch.height, patch.width)
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel, stride=kernel)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.frequency_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.layers))
+        self.head = Head(config)
+
+    def read_prompt(self, text: Float[Tensor, "b l e"]) -> PromptKeys:
+        """Compute once what every step and segment needs of the prompt.
+
+        The text is padded with zeros to ``config.text_tokens`` before it is embedded, and the
+        padding is attended: the models were trained so.
+
+        Args:
+            text: embedding of the prompt, in the compute format.
+
+        Raises:
+            PromptError: if the text is too long or of the wrong width.
+        """
+        length, width = text.shape[1:]
+        if width != self.config.text_dim or length > self.config.text_tokens:
+            raise PromptError(
+                f"a text embedding of {length} tokens, {width} wide, does not fit a DiT that takes "
+                f"up to {self.config.text_tokens} tokens, {self.config.text_dim} wide; use the "
+                "text encoder that belongs to it."
+            )
+        text = F.pad(text, (0, 0, 0, self.config.text_tokens - length))
+        embedded = self.text_embedding(text)
+        return PromptKeys(tuple(block.cross_attn.read(embedded) for block in self._dit_blocks()))
+
+    def read_context(
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        prompt: PromptKeys,
+        *,
+        positions: Sequence[int],
+    ) -> ContextKeys:
+        """Compute once what targets may see of clean frames that do not look back at them.
+
+        Args:
+            latent: clean frames, channels complete; they are read at timestep 0.
+            positions: their places in time.
+        """
+        timestep = torch.zeros(latent.shape[0], latent.shape[2])
+        _, _, keys = self._run(latent, timestep, prompt, positions=positions)
+        return ContextKeys(keys)
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, "b t"],
+        prompt: PromptKeys,
+        *,
+        positions: Sequence[int],
+        context: ContextKeys | None = None,
+        visible: Bool[Tensor, "t t"] | None = None,
+    ) -> Float[Tensor, "b out t h w"]:
+        """Predict the velocity of every latent frame.
+
+        Args:
+            latent: frames to look at, all input channels; its format is the compute format.
+            timestep: 1000 * sigma of each frame, best kept on the CPU; 0 for clean ones.
+            prompt: from ``read_prompt``.
+            positions: place in time of each frame, for RoPE.
+            context: from ``read_context``: frames that are seen but do not see.
+            visible: True where the frame of the row may attend to the frame of the column; the
+                slow twin of ``context``, and None for all to all.
+
+        Raises:
+            GeometryError: if the latent's shape and the other arguments do not fit the model.
+        """
+        tokens, time, _ = self._run(
+            latent, timestep, prompt, positions=positions, context=context, visible=visible
+        )
+        patch = self.config.patch
+        return rearrange(
+            self.head(tokens, time),
+            "b t (h w) (p q c) -> b c t (h p) (w q)",
+            h=latent.shape[3] // patch.height,
+            p=patch.height,
+            q=patch.width,
+        )
+
+    def _run(
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, "b t"],
+        prompt: PromptKeys,
+        *,
+        positions: Sequence[int],
+        context: ContextKeys | None = None,
+        visible: Bool[Tensor, "t t"] | None = None,
+    ) -> tuple[Float[Tensor, "b t s d"], Float[Tensor, "b t d"], tuple[KeyValue, ...]]:
+        """Pass the latent through all DiT blocks: tokens, time embedding, keys and values."""
+        self._check(latent, positions)
+        tokens = self._patchify(latent)
+        sinusoids = timestep_sinusoids(timestep, self.config.frequency_dim)
+        time = self.time_embedding(sinusoids.to(latent.device))
+        noise_level = self.time_projection(time).unflatten(-1, (6, -1))
+        rope = make_rope(
+            self.config,
+            positions,
+            height=latent.shape[3] // self.config.patch.height,
+            width=latent.shape[4] // self.config.patch.width,
+            device=latent.device,
+        )
+        mask = None if visible is None else _token_mask(visible, tokens.shape[2])
+        keys: list[KeyValue] = []
+        for index, block in enumerate(self._dit_blocks()):
+            tokens, own = block(
+                tokens,
+                noise_level,
+                rope=rope,
+                prompt=prompt.dit_blocks[index],
+                context=None if context is None else context.dit_blocks[index],
+                mask=mask,
+            )
+            keys.append(own)
+        return tokens, time, tuple(keys)
+
+    def _patchify(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t s d"]:
+        """Embed patches; a linear layer on folded pixels is the strided convolution, but faster."""
+        patch = self.config.patch
+        folded = rearrange(
+            latent, "b c t (h p) (w q) -> b t (h w) (c p q)", p=patch.height, q=patch.width
+        )
+        return F.linear(folded, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def _dit_blocks(self) -> Sequence[DiTBlock]:
+        return self.blocks  # pyright: ignore[reportReturnType]  (a ModuleList of DiTBlock)
+
+    def _check(self, latent: Tensor, positions: Sequence[int]) -> None:
+        channels, frames, height, width = latent.shape[1:]
+        patch = self.config.patch
+        if channels != self.config.in_channels:
+            raise GeometryError(
+                f"the DiT takes {self.config.in_channels} channels, but the latent has {channels}."
+            )
+        if height % patch.height or width % patch.width:
+            raise GeometryError(
+                f"a latent of {width}x{height} does not divide into the DiT's patches of "
+                f"{patch.width}x{patch.height}."
+            )
+        if len(positions) != frames:
+            raise GeometryError(f"{len(positions)} positions were given for {frames} frames.")
+
+
+def _token_mask(visible: Bool[Tensor, "t t"], tokens_per_frame: int) -> Bool[Tensor, "q k"]:
+    """Widen a mask over frames to one over tokens."""
+    return visible.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
