@@ -4,9 +4,10 @@ An observer is called after every sampling step and every VAE chunk. It may rais
 core lets it pass and releases what it holds. So a cancel button is an observer that raises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from .shapes import Tensor
 
@@ -14,7 +15,9 @@ from .shapes import Tensor
 class Phase(Enum):
     """The stations of a run, in order."""
 
+    MOTION_CONDITION = "motion: picture"
     MOTION = "motion"
+    MOTION_DECODE = "motion: decode"
     REFERENCE = "reference"
     REFINE = "refine"
     DECODE = "decode"
@@ -41,8 +44,19 @@ class Progress:
     preview: Tensor | None = None
 
 
+Item = TypeVar("Item")
+
 Observer = Callable[[Progress], None]
 
 
 def ignore(_progress: Progress) -> None:
     """Observe nothing."""
+
+
+def observed(
+    items: Iterable[Item], *, phase: Phase, steps: int, observe: Observer
+) -> Iterator[Item]:
+    """Pass items on, and tell the observer of each one that has come."""
+    for step, item in enumerate(items, start=1):
+        observe(Progress(phase=phase, step=step, steps=steps))
+        yield item

@@ -1,0 +1,151 @@
+"""Conditional Segment-wise Generation: sample a clip segment by segment.
+
+Each segment sees the anchor, its neighbors and the reference, and is written back into the
+reference when it is finished, so that the next one sees it. Cost per step is bounded whatever
+the length of the clip.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..errors import ScheduleError, SegmentError
+from ..flow.noise import ClipNoise
+from ..flow.recipe import SolverName
+from ..flow.solvers import OnStep, sample
+from ..geometry import LatentShape
+from ..progress import Observer, Phase, Progress, ignore
+from ..shapes import Float, Tensor
+from .denoiser import Denoiser, SegmentContext
+from .plan import Segment, SegmentPlan
+
+_NO_SEEDS: Mapping[int, int] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSampling:
+    """How each segment is sampled.
+
+    Attributes:
+        sigmas: noise levels; from below 1 the targets start from the noised reference.
+        solver: how a step is made.
+        seed: of the whole clip's noise.
+        segment_seeds: seeds of their own for some segments, by index: re-rolls them.
+    """
+
+    sigmas: tuple[float, ...]
+    solver: SolverName
+    seed: int
+    segment_seeds: Mapping[int, int] = field(default_factory=lambda: _NO_SEEDS)
+
+    def __post_init__(self) -> None:
+        if len(self.sigmas) < 2:
+            raise ScheduleError(f"a schedule of {len(self.sigmas)} noise levels has no step.")
+
+
+def gather(latent: Float[Tensor, "b c t h w"], segment: Segment) -> Float[Tensor, "b c window h w"]:
+    """Collect the latent frames that a segment sees, in its order."""
+    return latent[:, :, list(segment.latent_frames)]
+
+
+def start_targets(
+    reference: Float[Tensor, "b c m h w"], noise: Float[Tensor, "1 c m h w"], *, sigma: float
+) -> Float[Tensor, "b c m h w"]:
+    """Noise the reference to where the schedule starts; at 1 that is the noise alone."""
+    if sigma == 1:
+        return noise.expand_as(reference).clone()
+    return (1 - sigma) * reference + sigma * noise
+
+
+def sample_segments(
+    denoiser: Denoiser,
+    reference: Float[Tensor, "b c t h w"],
+    plan: SegmentPlan,
+    sampling: SegmentSampling,
+    *,
+    phase: Phase = Phase.REFINE,
+    observe: Observer = ignore,
+) -> Float[Tensor, "b c t h w"]:
+    """Sample every segment of the plan, in order.
+
+    Args:
+        reference: the hybrid reference, fp32; frame 0 is the anchor and stays as it is.
+        plan: made for as many latent frames.
+        phase: what to report to the observer.
+        observe: told of every step, with the clean estimate of the targets; what it raises
+            passes through, and nothing is left behind.
+
+    Raises:
+        SegmentError: if the plan is for another length, or a segment seed for no segment.
+
+    Source: SwiftI2V, arXiv 2605.06356, project page and figure CSG.
+    """
+    channels, latent_frames, height, width = reference.shape[1:]
+    if plan.latent_frames != latent_frames:
+        raise SegmentError(
+            f"the plan is for {plan.latent_frames} latent frames, the reference has "
+            f"{latent_frames}; plan again for this clip."
+        )
+    unknown = sorted(set(sampling.segment_seeds) - {segment.index for segment in plan.segments})
+    if unknown:
+        raise SegmentError(
+            f"segment {unknown[0]} cannot be re-rolled: the plan has {len(plan.segments)} "
+            "segments, counted from 0."
+        )
+    shape = LatentShape(channels=channels, latent_frames=latent_frames, height=height, width=width)
+    clip_noise = ClipNoise(seed=sampling.seed, shape=shape)
+    latent = reference.clone()
+    for segment in plan.segments:
+        noise = clip_noise
+        if segment.index in sampling.segment_seeds:
+            noise = ClipNoise(seed=sampling.segment_seeds[segment.index], shape=shape)
+        context = SegmentContext(
+            segment=segment,
+            reference=gather(latent, segment),
+            interaction=plan.settings.interaction,
+        )
+        start = Progress(
+            phase=phase,
+            step=0,
+            steps=len(sampling.sigmas) - 1,
+            segment=segment.index,
+            segments=len(plan.segments),
+        )
+        latent[:, :, list(segment.targets)] = _sample_segment(
+            denoiser, context, sampling, noise=noise, on_step=_report(observe, start)
+        )
+    return latent
+
+
+def _sample_segment(
+    denoiser: Denoiser,
+    context: SegmentContext,
+    sampling: SegmentSampling,
+    *,
+    noise: ClipNoise,
+    on_step: OnStep,
+) -> Float[Tensor, "b c m h w"]:
+    """Sample the targets of one segment."""
+    targets = context.segment.targets
+    target_reference = context.reference[:, :, context.segment.target_slice]
+    device = target_reference.device
+
+    def fresh_noise(step: int) -> Tensor:
+        return noise.fresh(targets, step=step).to(device)
+
+    return sample(
+        sampling.solver,
+        denoiser.open(context),
+        start_targets(target_reference, noise.start(targets).to(device), sigma=sampling.sigmas[0]),
+        sampling.sigmas,
+        fresh_noise=fresh_noise,
+        on_step=on_step,
+    )
+
+
+def _report(observe: Observer, start: Progress) -> OnStep:
+    """Turn a solver's steps into progress of a segment."""
+
+    def on_step(step: int, clean: Tensor) -> None:
+        observe(replace(start, step=step, preview=clean))
+
+    return on_step
