@@ -9,7 +9,7 @@ fp32. ``FP32_ISLANDS`` names the parameters that must be fp32 whatever the rest 
 Axes: ``b c t h w`` latent; tokens are ``"b t s d"``, ``s`` tokens in each of ``t`` latent frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -264,7 +264,7 @@ class WanDiT(nn.Module):
         )
         return F.linear(folded, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
-    def _dit_blocks(self) -> Sequence[DiTBlock]:
+    def _dit_blocks(self) -> Iterable[DiTBlock]:
         return self.blocks  # pyright: ignore[reportReturnType]  (a ModuleList of DiTBlock)
 
     def _check(self, latent: Tensor, positions: Sequence[int]) -> None:

@@ -1,0 +1,174 @@
+"""The main path: one picture in, one video out.
+
+``plan -> motion -> reference -> refine -> decode``; the stages take turns, and only the acting
+one's models are held.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from .flow.recipe import Recipe
+from .geometry import PixelShape
+from .progress import Phase
+from .segments.plan import SegmentSettings
+from .shapes import Float, Tensor
+from .stages.motion import MotionSettings, make_motion
+from .stages.pixels import decode_clip
+from .stages.plan import GenerationPlan, PlannedModels, plan_generation
+from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
+from .stages.reference import build_reference, check_motion
+from .stages.refine import RefineSettings, refine
+from .stages.runtime import Runtime
+from .weights.model_set import ModelSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """What to make.
+
+    Attributes:
+        output: size and length of the video.
+        prompt: what happens in it.
+        negative: what to keep away from, where guidance is used.
+        seed: of all noise.
+        segments: how Stage II is cut.
+        motion_recipe: how Stage I samples.
+        detail_recipe: how Stage II samples.
+        reference_strength: see ``RefineSettings``.
+        segment_seeds: see ``RefineSettings``.
+    """
+
+    output: PixelShape
+    prompt: str
+    negative: str = ""
+    seed: int
+    segments: SegmentSettings
+    motion_recipe: Recipe
+    detail_recipe: Recipe
+    reference_strength: float | None = None
+    segment_seeds: Mapping[int, int] = field(default_factory=dict[int, int])
+
+
+def _keep_nothing(_made: Tensor) -> None:
+    """Ignore what was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Who is handed what a run makes on its way, as soon as it is made.
+
+    Attributes:
+        motion: the clip of Stage I, ``"p h w 3"``.
+        latent: the video's latent, ``"1 c t h w"``.
+    """
+
+    motion: Callable[[Tensor], None] = _keep_nothing
+    latent: Callable[[Tensor], None] = _keep_nothing
+
+
+def plan(
+    models: ModelSet, settings: GenerationSettings, *, motion: Tensor | None = None
+) -> GenerationPlan:
+    """Plan a run of these models, or refuse it, before any weight is read.
+
+    Raises:
+        GeometryError: if size or length do not work.
+        MediaError: if a given motion clip is of another length.
+    """
+    if motion is not None:
+        check_motion(motion, settings.output)
+    return plan_generation(
+        settings.output,
+        settings.segments,
+        models=PlannedModels(
+            motion=models.motion_high.config,
+            motion_vae=models.motion_vae.config,
+            detail=models.detail.config,
+            detail_vae=models.detail_vae.config,
+        ),
+        motion_recipe=settings.motion_recipe,
+        detail_recipe=settings.detail_recipe,
+        has_motion=motion is not None,
+    )
+
+
+@torch.inference_mode()
+def generate(
+    models: ModelSet,
+    picture: Float[Tensor, "height width 3"],
+    settings: GenerationSettings,
+    *,
+    runtime: Runtime,
+    motion: Float[Tensor, "p h w 3"] | None = None,
+    keep: Keep = Keep(),
+) -> Iterator[Float[Tensor, "p h w 3"]]:
+    """Make a video from a picture.
+
+    Args:
+        picture: of any size, in [0, 1]; cropped to the output's shape.
+        motion: a clip to use in Stage I's place.
+
+    Yields:
+        The video's frames in [0, 1], 1 and then 4 at a time, as they are decoded.
+
+    Raises:
+        SwiftError: for settings that do not work; before any model runs.
+    """
+    made = plan(models, settings, motion=motion)
+    prompt = encode_prompt(
+        models.text,
+        settings.prompt,
+        settings.negative,
+        max_tokens=models.detail.config.text_tokens,
+        runtime=runtime,
+    )
+    if motion is None:
+        motion_settings = MotionSettings(
+            shape=made.motion, recipe=settings.motion_recipe, seed=settings.seed
+        )
+        motion = make_motion(models, picture, prompt, motion_settings, runtime=runtime)
+        keep.motion(motion)
+    reference = _reference(models, picture, motion, made, runtime)
+    latent = _refine(models, reference, prompt, settings, made, runtime)
+    keep.latent(latent)
+    yield from decode(models, latent, runtime=runtime)
+
+
+def _reference(
+    models: ModelSet, picture: Tensor, motion: Tensor, made: GenerationPlan, runtime: Runtime
+) -> Tensor:
+    """Load Stage II's VAE, and encode; the VAE is gone before the DiT comes."""
+    vae = runtime.load(models.detail_vae)
+    return build_reference(vae, picture, motion, output=made.output, runtime=runtime)
+
+
+def _refine(
+    models: ModelSet,
+    reference: Tensor,
+    prompt: PromptEmbeddings,
+    settings: GenerationSettings,
+    made: GenerationPlan,
+    runtime: Runtime,
+) -> Tensor:
+    """Load Stage II's DiT, and sample."""
+    dit = runtime.load(models.detail)
+    how = RefineSettings(
+        plan=made.segments,
+        recipe=settings.detail_recipe,
+        seed=settings.seed,
+        segment_seeds=settings.segment_seeds,
+        reference_strength=settings.reference_strength,
+    )
+    keys = read_prompt(dit, prompt, settings.detail_recipe)
+    return refine(dit, reference, keys, how, runtime=runtime)
+
+
+@torch.inference_mode()
+def decode(
+    models: ModelSet, latent: Float[Tensor, "1 c t h w"], *, runtime: Runtime
+) -> Iterator[Float[Tensor, "p h w 3"]]:
+    """Decode a video's latent with Stage II's VAE, as a stream of frames in [0, 1]."""
+    vae = runtime.load(models.detail_vae)
+    yield from decode_clip(vae, latent, phase=Phase.DECODE, runtime=runtime)

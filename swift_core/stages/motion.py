@@ -1,0 +1,219 @@
+"""Stage I: the picture and the prompt become a small clip that decides how things move.
+
+Two kinds of DiT can do it. One with as many input as output channels (TI2V-5B) keeps latent
+frame 0 clean at timestep 0: it is a clip of one segment. One with mask channels (I2V-A14B)
+samples every frame and is shown, beside the noise, a mask of what is given and the encoding of
+the picture followed by nothing; it comes as two experts, one for each end of the schedule.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..flow.guidance import guide
+from ..flow.noise import ClipNoise
+from ..flow.recipe import Recipe
+from ..flow.sigmas import make_sigmas
+from ..flow.solvers import Velocity, sample
+from ..geometry import LatentShape, PixelShape
+from ..media.pictures import fit_picture
+from ..model.dit import WanDiT
+from ..progress import Phase, Progress
+from ..segments.denoiser import SegmentContext
+from ..segments.plan import SegmentSettings, plan_segments
+from ..segments.sampler import SegmentSampling, sample_segments
+from ..shapes import Float, Tensor
+from ..vae.autoencoder import WanVAE
+from ..weights.model_set import ModelSet
+from .pixels import decode_clip, encode_clip, to_pixels
+from .prompt import GuidedPrompt, PromptEmbeddings, read_prompt
+from .refine import make_denoiser
+from .runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSettings:
+    """How Stage I samples.
+
+    Attributes:
+        shape: of the clip.
+        recipe: steps, guidance, shift and solver.
+        seed: of the clip's noise.
+    """
+
+    shape: PixelShape
+    recipe: Recipe
+    seed: int
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Give the schedule."""
+        return make_sigmas(self.recipe.steps, sigma_shift=self.recipe.sigma_shift)
+
+
+class Experts:
+    """Hold one expert of Stage I at a time: the one whose end of the schedule it is.
+
+    Args:
+        models: with two experts, or with one for the whole schedule.
+    """
+
+    def __init__(
+        self, models: ModelSet, prompt: PromptEmbeddings, recipe: Recipe, runtime: Runtime
+    ) -> None:
+        self._models = models
+        self._prompt = prompt
+        self._recipe = recipe
+        self._runtime = runtime
+        self._held: tuple[bool, WanDiT, GuidedPrompt] | None = None
+
+    def at(self, sigma: float) -> tuple[WanDiT, GuidedPrompt]:
+        """Give the expert for a noise level, with the prompt read; the other one is let go."""
+        models = self._models
+        low = models.motion_low is not None and sigma < models.boundary
+        if self._held is None or self._held[0] is not low:
+            self._held = None
+            slot = models.motion_low if low and models.motion_low else models.motion_high
+            dit = self._runtime.load(slot)
+            self._held = (low, dit, read_prompt(dit, self._prompt, self._recipe))
+        return self._held[1:]
+
+
+def make_motion(
+    models: ModelSet,
+    picture: Float[Tensor, "height width 3"],
+    prompt: PromptEmbeddings,
+    settings: MotionSettings,
+    *,
+    runtime: Runtime,
+) -> Float[Tensor, "p h w 3"]:
+    """Make the motion clip.
+
+    Args:
+        picture: of any size; cropped to the clip's shape.
+
+    Returns:
+        The clip in [0, 1]: it may be looked at, kept, or replaced by any other of that length.
+
+    Source: SwiftI2V, arXiv 2605.06356, Stage I. Oracle: diffusers' WanImageToVideoPipeline,
+    tests/oracle/test_stages.py.
+    """
+    shape = settings.shape
+    vae = runtime.load(models.motion_vae)
+    latent_shape = shape.latent(vae.config.compression, channels=vae.config.latent_channels)
+    first = fit_picture(picture, height=shape.height, width=shape.width).unsqueeze(0)
+    experts = Experts(models, prompt, settings.recipe, runtime)
+    config = models.motion_high.config
+    if config.in_channels == config.out_channels:
+        anchor = _encode_first(vae, first, runtime=runtime, latent_frames=1)
+        latent = _sample_anchored(experts, anchor, latent_shape, settings, runtime)
+    else:
+        given = _encode_first(vae, first, runtime=runtime, latent_frames=latent_shape.latent_frames)
+        latent = _sample_masked(experts, given, latent_shape, settings, runtime)
+    chunks = decode_clip(vae, latent, phase=Phase.MOTION_DECODE, runtime=runtime)
+    clip = torch.empty((shape.pixel_frames, shape.height, shape.width, 3))
+    filled = 0
+    for chunk in chunks:
+        clip[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return clip
+
+
+def _encode_first(
+    vae: WanVAE, first: Float[Tensor, "1 h w 3"], *, latent_frames: int, runtime: Runtime
+) -> Float[Tensor, "1 c t h w"]:
+    """Encode the picture as frame 0, followed by middle grey up to the clip's length."""
+    pixels = to_pixels(first, runtime)
+    grey = torch.zeros_like(pixels).repeat(1, 1, vae.config.compression.time, 1, 1)
+
+    def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
+        yield pixels
+        for _ in range(latent_frames - 1):
+            yield grey
+
+    return encode_clip(
+        vae,
+        chunks(),
+        latent_frames=latent_frames,
+        phase=Phase.MOTION_CONDITION,
+        runtime=runtime,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExpertDenoiser:
+    """The experts behind the sampler's protocol."""
+
+    experts: Experts
+    runtime: Runtime
+
+    def open(self, context: SegmentContext) -> Velocity:
+        """Ask, at each noise level, the expert for it."""
+
+        def velocity(targets: Tensor, sigma: float) -> Tensor:
+            dit, prompt = self.experts.at(sigma)
+            return make_denoiser(dit, prompt, self.runtime).open(context)(targets, sigma)
+
+        return velocity
+
+
+def _sample_anchored(
+    experts: Experts,
+    anchor: Float[Tensor, "1 c 1 h w"],
+    shape: LatentShape,
+    settings: MotionSettings,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Sample with frame 0 clean: one segment over the whole clip, from pure noise."""
+    reference = anchor.new_zeros((1, shape.channels, shape.latent_frames, *anchor.shape[3:]))
+    reference[:, :, :1] = anchor
+    whole = SegmentSettings(segment_length=max(1, shape.latent_frames - 1), neighbors=0)
+    return sample_segments(
+        _ExpertDenoiser(experts=experts, runtime=runtime),
+        reference,
+        plan_segments(shape.latent_frames, whole),
+        SegmentSampling(sigmas=settings.sigmas, solver=settings.recipe.solver, seed=settings.seed),
+        phase=Phase.MOTION,
+        observe=runtime.observe,
+    )
+
+
+def _sample_masked(
+    experts: Experts,
+    given: Float[Tensor, "1 c t h w"],
+    shape: LatentShape,
+    settings: MotionSettings,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Sample every frame, shown a mask (1 = given) and what is given."""
+    frames = range(shape.latent_frames)
+    noise = ClipNoise(seed=settings.seed, shape=shape)
+    mask_channels = experts.at(settings.sigmas[0])[0].config.in_channels - 2 * shape.channels
+    mask = given.new_zeros((1, mask_channels, *given.shape[2:]))
+    mask[:, :, 0] = 1
+    condition = torch.cat((mask, given), dim=1)
+
+    def velocity(latent: Tensor, sigma: float) -> Tensor:
+        dit, prompt = experts.at(sigma)
+        shown = runtime.place(torch.cat((latent, condition), dim=1))
+        timestep = torch.full((1, shape.latent_frames), 1000 * sigma)
+        positive = dit(shown, timestep, prompt.positive, positions=frames)
+        if prompt.negative is None:
+            return positive
+        negative = dit(shown, timestep, prompt.negative, positions=frames)
+        return guide(positive, negative, cfg=prompt.cfg)
+
+    def on_step(step: int, clean: Tensor) -> None:
+        runtime.observe(
+            Progress(phase=Phase.MOTION, step=step, steps=settings.recipe.steps, preview=clean)
+        )
+
+    return sample(
+        settings.recipe.solver,
+        velocity,
+        noise.start(frames).to(runtime.device),
+        settings.sigmas,
+        fresh_noise=lambda step: noise.fresh(frames, step=step).to(runtime.device),
+        on_step=on_step,
+    )

@@ -1,0 +1,252 @@
+"""The plan of a run: sizes, segments, tokens and work, before any weight is read.
+
+It is a pure function of the settings and of the models' configurations, it refuses what cannot
+work, and it is printed for people and given as JSON for programs.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import GeometryError
+from ..flow.recipe import Recipe
+from ..geometry import (
+    MOTION_SCALE,
+    OUTPUT_MULTIPLE,
+    LatentShape,
+    PixelShape,
+    check_output_size,
+    latent_frames_of,
+    motion_shape,
+)
+from ..model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B, DiTConfig
+from ..model.work import dit_flops
+from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, plan_segments
+from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
+from ..vae.work import vae_work
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedModels:
+    """The configurations of the models that a run uses."""
+
+    motion: DiTConfig
+    motion_vae: VAEConfig
+    detail: DiTConfig
+    detail_vae: VAEConfig
+
+
+PUBLISHED_MODELS = PlannedModels(
+    motion=WAN22_I2V_A14B,
+    motion_vae=WAN21_VAE,
+    detail=WAN22_REFERENCE_5B,
+    detail_vae=WAN22_VAE,
+)
+"""Wan2.2-I2V-A14B for motion and the 96-channel TI2V-5B for detail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """Arithmetic of one stage.
+
+    Attributes:
+        stage: its name.
+        flops: multiplications and additions.
+    """
+
+    stage: str
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationPlan:
+    """All that is known of a run beforehand.
+
+    Attributes:
+        output: the video.
+        motion: the motion clip of Stage I.
+        motion_latent: that clip for Stage I's DiT.
+        latent: the video for Stage II's DiT.
+        segments: of Stage II.
+        tokens_per_frame: tokens of one latent frame in Stage II.
+        work: arithmetic of each stage, in order.
+    """
+
+    output: PixelShape
+    motion: PixelShape
+    motion_latent: LatentShape
+    latent: LatentShape
+    segments: SegmentPlan
+    tokens_per_frame: int
+    work: tuple[StageWork, ...]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of Stage II's largest segment."""
+        return self.segments.largest * self.tokens_per_frame
+
+    @property
+    def flops(self) -> int:
+        """Arithmetic of the whole run."""
+        return sum(stage.flops for stage in self.work)
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the plan as plain data, for JSON."""
+        settings = self.segments.settings
+        return {
+            "output": asdict(self.output),
+            "motion": asdict(self.motion),
+            "motion_latent": asdict(self.motion_latent),
+            "latent": asdict(self.latent),
+            "settings": {
+                "segment_length": settings.segment_length,
+                "neighbors": settings.neighbors,
+                "right_neighbors": settings.right_neighbors,
+                "rope": settings.rope.value,
+                "interaction": settings.interaction.value,
+            },
+            "segments": [
+                {
+                    "index": segment.index,
+                    "latent_frames": segment.latent_frames,
+                    "roles": [role.value for role in segment.roles],
+                    "positions": segment.positions,
+                }
+                for segment in self.segments.segments
+            ],
+            "tokens_per_frame": self.tokens_per_frame,
+            "tokens_per_step": self.tokens_per_step,
+            "work": [asdict(stage) for stage in self.work],
+            "flops": self.flops,
+        }
+
+    def describe(self) -> str:
+        """Give the plan in words, a line each."""
+        latent = self.latent
+        lines = [
+            f"video     {self.output}",
+            f"motion    {self.motion} (Stage I)",
+            f"latent    {latent.channels}x{latent.latent_frames}x{latent.height}x{latent.width}, "
+            f"{self.tokens_per_frame} tokens per latent frame",
+            f"segments  {len(self.segments.segments)}, at most {self.segments.largest} latent "
+            f"frames or {self.tokens_per_step} tokens per step "
+            f"(unsegmented: {latent.latent_frames * self.tokens_per_frame})",
+        ]
+        lines += [f"          {_describe_segment(s)}" for s in self.segments.segments]
+        lines += [f"work      {_engineering(self.flops)}FLOP"]
+        lines += [f"          {_engineering(w.flops)}FLOP {w.stage}" for w in self.work]
+        return "\n".join(lines)
+
+
+def plan_generation(
+    output: PixelShape,
+    settings: SegmentSettings,
+    *,
+    models: PlannedModels = PUBLISHED_MODELS,
+    motion_recipe: Recipe,
+    detail_recipe: Recipe,
+    has_motion: bool = False,
+) -> GenerationPlan:
+    """Plan a run, or refuse it.
+
+    Args:
+        has_motion: whether the motion clip is given, so that Stage I is left out.
+
+    Raises:
+        GeometryError: if the size or the number of frames does not work for these models.
+    """
+    check_output_size(output.height, output.width, multiple=size_multiple(models))
+    latent_frames = latent_frames_of(output.pixel_frames, time=models.detail_vae.compression.time)
+    if latent_frames < 2:
+        raise GeometryError(
+            f"{output.pixel_frames} frame is a picture, not a video; the shortest video has "
+            f"{models.detail_vae.compression.time + 1} frames."
+        )
+    motion = motion_shape(output)
+    motion_latent = motion.latent(
+        models.motion_vae.compression, channels=models.motion_vae.latent_channels
+    )
+    latent = output.latent(
+        models.detail_vae.compression, channels=models.detail_vae.latent_channels
+    )
+    plan = plan_segments(latent_frames, settings)
+    stage_one = () if has_motion else _motion_work(models, motion, motion_latent, motion_recipe)
+    detail_vae_work = vae_work(models.detail_vae, output)
+    return GenerationPlan(
+        output=output,
+        motion=motion,
+        motion_latent=motion_latent,
+        latent=latent,
+        segments=plan,
+        tokens_per_frame=latent.tokens_per_frame(models.detail.patch),
+        work=(
+            *stage_one,
+            StageWork(stage="reference: encode", flops=detail_vae_work.encode_flops),
+            StageWork(
+                stage="refine", flops=_refine_flops(models.detail, latent, plan, detail_recipe)
+            ),
+            StageWork(stage="decode", flops=detail_vae_work.decode_flops),
+        ),
+    )
+
+
+def size_multiple(models: PlannedModels) -> int:
+    """Give the number that both output sides must be multiples of, for these models."""
+    detail = models.detail_vae.compression.space * models.detail.patch.height
+    motion = MOTION_SCALE * models.motion_vae.compression.space * models.motion.patch.height
+    return math.lcm(OUTPUT_MULTIPLE, detail, motion)
+
+
+def _passes(recipe: Recipe) -> int:
+    """Count the model calls of a run: with guidance, two a step."""
+    return recipe.steps * (1 if recipe.cfg == 1 else 2)
+
+
+def _motion_work(
+    models: PlannedModels, motion: PixelShape, latent: LatentShape, recipe: Recipe
+) -> tuple[StageWork, ...]:
+    tokens = latent.latent_frames * latent.tokens_per_frame(models.motion.patch)
+    clip = vae_work(models.motion_vae, motion)
+    # The picture goes in alone, or (with mask channels) in front of a whole clip of nothing.
+    first = PixelShape(pixel_frames=1, height=motion.height, width=motion.width)
+    alone = models.motion.in_channels == models.motion.out_channels
+    encode = vae_work(models.motion_vae, first) if alone else clip
+    return (
+        StageWork(stage="motion: picture", flops=encode.encode_flops),
+        StageWork(stage="motion", flops=_passes(recipe) * dit_flops(models.motion, tokens=tokens)),
+        StageWork(stage="motion: decode", flops=clip.decode_flops),
+    )
+
+
+def _refine_flops(detail: DiTConfig, latent: LatentShape, plan: SegmentPlan, recipe: Recipe) -> int:
+    tokens_per_frame = latent.tokens_per_frame(detail.patch)
+    passes = _passes(recipe)
+
+    def segment_flops(segment: Segment) -> int:
+        frames, targets = len(segment.latent_frames), len(segment.targets)
+        if plan.settings.interaction is Interaction.BIDIRECTIONAL:
+            return passes * dit_flops(detail, tokens=frames * tokens_per_frame)
+        context = (frames - targets) * tokens_per_frame
+        once = (passes // recipe.steps) * dit_flops(detail, tokens=context)
+        return once + passes * dit_flops(
+            detail, tokens=targets * tokens_per_frame, context_tokens=context
+        )
+
+    return sum(segment_flops(segment) for segment in plan.segments)
+
+
+def _describe_segment(segment: Segment) -> str:
+    def span(frames: tuple[int, ...]) -> str:
+        return str(frames[0]) if len(frames) == 1 else f"{frames[0]}-{frames[-1]}"
+
+    sees = ", ".join(["0", *(span(side) for side in (segment.left, segment.right) if side)])
+    return f"{segment.index + 1:>2}: samples {span(segment.targets)}, sees {sees}"
+
+
+def _engineering(number: float) -> str:
+    """Write a number with three digits and a unit prefix."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 1000:
+            return f"{number:6.3g} {prefix}"
+        number /= 1000
+    return f"{number:6.3g} P"

@@ -1,0 +1,68 @@
+"""The hybrid reference: the motion clip in large, its first frame the picture itself, encoded.
+
+The paper upsamples in pixel space, puts the picture in the place of frame 0 and encodes with the
+VAE of Stage II. So latent frame 0, a causal VAE's encoding of one frame alone, is the picture.
+"""
+
+from collections.abc import Iterator
+
+from ..errors import MediaError
+from ..geometry import PixelShape, latent_frames_of
+from ..media.pictures import fit_clip, fit_picture
+from ..progress import Phase
+from ..shapes import Float, Tensor
+from ..vae.autoencoder import WanVAE
+from .pixels import chunk_clip, encode_clip, to_pixels
+from .runtime import Runtime
+
+
+def check_motion(clip: Float[Tensor, "p h w 3"], output: PixelShape) -> None:
+    """Refuse a motion clip that is not as long as the output.
+
+    Raises:
+        MediaError: naming both lengths.
+    """
+    if len(clip) != output.pixel_frames:
+        raise MediaError(
+            f"the motion clip has {len(clip)} frames, the video is to have "
+            f"{output.pixel_frames}; cut or retime the clip, or ask for {len(clip)} frames."
+        )
+
+
+def build_reference(
+    vae: WanVAE,
+    picture: Float[Tensor, "height width 3"],
+    motion: Float[Tensor, "p h w 3"],
+    *,
+    output: PixelShape,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Build the reference latent of Stage II.
+
+    The clip is resized chunk by chunk: it never exists at the output's size as a whole.
+
+    Args:
+        picture: of any size; cropped to the output's shape.
+        motion: as long as the output; of any size, cropped to the output's shape.
+
+    Raises:
+        MediaError: if the motion clip is of another length.
+
+    Source: SwiftI2V, arXiv 2605.06356, hybrid reference construction.
+    """
+    check_motion(motion, output)
+    size = {"height": output.height, "width": output.width}
+    time = vae.config.compression.time
+
+    def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
+        yield to_pixels(fit_picture(picture, **size).unsqueeze(0), runtime)
+        for chunk in list(chunk_clip(motion, time=time))[1:]:
+            yield to_pixels(fit_clip(chunk, **size), runtime)
+
+    return encode_clip(
+        vae,
+        chunks(),
+        latent_frames=latent_frames_of(output.pixel_frames, time=time),
+        phase=Phase.REFERENCE,
+        runtime=runtime,
+    )
