@@ -1,20 +1,22 @@
-"""Deterministic weights for tests: nothing is zero, nothing is equal, nothing explodes."""
+"""Deterministic weights for tests: every part of a module matters to what comes out of it."""
 
 import math
 
 import torch
 
 
-def sine_ramp_(module):
-    """Fill every parameter with a sine of its own frequency, scaled by its fan-in."""
+def fill_(module, seed=0):
+    """Draw every parameter from a seed of its own: norms around 1, the rest by fan-in."""
     for index, (name, parameter) in enumerate(module.named_parameters()):
-        ramp = torch.arange(parameter.numel(), dtype=torch.float64)
-        wave = torch.sin(ramp * (0.37 + 0.011 * (index % 97)) + index)
+        draw = torch.Generator().manual_seed(1000 * seed + index)
+        values = torch.randn(parameter.shape, generator=draw)
         if "gamma" in name or ("norm" in name and name.endswith("weight")):
-            wave = 1 + 0.3 * wave
+            values = 1 + 0.3 * values
+        elif "modulation" in name:
+            values = 0.5 * values
         elif parameter.dim() > 1:
-            wave = wave * math.sqrt(2 / parameter[0].numel())
+            values = values / math.sqrt(parameter[0].numel())
         else:
-            wave = 0.1 * wave
-        parameter.data = wave.reshape(parameter.shape).float()
+            values = 0.1 * values
+        parameter.data = values
     return module

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..errors import ScheduleError
+from .sigmas import check_sigma_shift
 
 
 class SolverName(Enum):
@@ -22,7 +23,7 @@ class Recipe:
     Attributes:
         steps: sampling steps, at least 1.
         cfg: classifier-free guidance; 1 means one pass without a negative prompt.
-        sigma_shift: warp of the noise levels, above 0; larger spends more steps on noise.
+        sigma_shift: warp of the noise levels; larger spends more steps on noise.
         solver: how a step is made.
     """
 
@@ -36,5 +37,4 @@ class Recipe:
             raise ScheduleError(f"steps is {self.steps}; at least 1 is needed.")
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
             raise ScheduleError(f"cfg is {self.cfg:g}; it must be 0 or more (1 = no guidance).")
-        if not (math.isfinite(self.sigma_shift) and self.sigma_shift > 0):
-            raise ScheduleError(f"sigma_shift is {self.sigma_shift:g}; it must be above 0.")
+        check_sigma_shift(self.sigma_shift)

@@ -16,7 +16,7 @@ from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
 from swift_core.model.modulation import timestep_sinusoids
 from swift_core.model.rope import apply_rope, make_rope
-from tests.weights import sine_ramp_
+from tests.weights import fill_
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.oracle
@@ -66,7 +66,7 @@ def oracle_of(config):
 def pair(request):
     """Our DiT and diffusers', with the same weights through our own key table."""
     config = FORMS[request.param]
-    dit = sine_ramp_(WanDiT(config)).eval().requires_grad_(False)
+    dit = fill_(WanDiT(config)).eval().requires_grad_(False)
     oracle = oracle_of(config).eval().requires_grad_(False)
     names = dit_to_diffusers(dit.state_dict())
     oracle.load_state_dict({names[k]: v for k, v in dit.state_dict().items()}, strict=True)

@@ -1,0 +1,9 @@
+"""Settings of the whole test run."""
+
+import torch
+from hypothesis import settings
+
+# No timed assertions, and the same examples in every run.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+torch.use_deterministic_algorithms(True, warn_only=True)
