@@ -6,7 +6,7 @@ own DiT is one denoiser; a ComfyUI MODEL is another.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..flow.guidance import guide
 from ..flow.solvers import Velocity
@@ -30,6 +30,7 @@ class SegmentContext:
     interaction: Interaction
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Anything that can predict the velocity of a segment's targets."""
 

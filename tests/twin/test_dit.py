@@ -37,9 +37,7 @@ def test_modulation_per_frame_is_modulation_per_token(dit):
     for layer, keys in zip(dit.blocks, prompt.dit_blocks, strict=True):
         tokens, _ = layer(tokens, noise_level, rope=rope, prompt=keys)
     patches = dit.head(tokens, time)
-    naive = rearrange(
-        patches, "b (t h w) 1 (p q c) -> b c t (h p) (w q)", t=3, h=2, w=3, p=2, q=2
-    )
+    naive = rearrange(patches, "b (t h w) 1 (p q c) -> b c t (h p) (w q)", t=3, h=2, w=3, p=2, q=2)
     torch.testing.assert_close(per_frame, naive, **CLOSE)
 
 
