@@ -16,7 +16,7 @@ from .segments.plan import SegmentSettings
 from .shapes import Float, Tensor
 from .stages.motion import MotionSettings, make_motion
 from .stages.pixels import decode_clip
-from .stages.plan import GenerationPlan, PlannedModels, plan_generation
+from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import build_reference, check_motion
 from .stages.refine import RefineSettings, refine
@@ -82,12 +82,7 @@ def plan(
     return plan_generation(
         settings.output,
         settings.segments,
-        models=PlannedModels(
-            motion=models.motion_high.config,
-            motion_vae=models.motion_vae.config,
-            detail=models.detail.config,
-            detail_vae=models.detail_vae.config,
-        ),
+        models=planned_models(models),
         motion_recipe=settings.motion_recipe,
         detail_recipe=settings.detail_recipe,
         has_motion=motion is not None,

@@ -24,6 +24,7 @@ from ..model.work import dit_flops
 from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, plan_segments
 from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from ..vae.work import vae_work
+from ..weights.model_set import ModelSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,16 @@ class PlannedModels:
     motion_vae: VAEConfig
     detail: DiTConfig
     detail_vae: VAEConfig
+
+
+def planned_models(models: ModelSet) -> PlannedModels:
+    """Give the configurations of a set of models."""
+    return PlannedModels(
+        motion=models.motion_high.config,
+        motion_vae=models.motion_vae.config,
+        detail=models.detail.config,
+        detail_vae=models.detail_vae.config,
+    )
 
 
 PUBLISHED_MODELS = PlannedModels(

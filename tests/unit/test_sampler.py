@@ -23,6 +23,10 @@ class Stopped(BaseException):
     """As ComfyUI's interrupt is by now: no Exception."""
 
 
+def live_tensors():
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
 @pytest.fixture
 def denoiser():
     dit = small_dit()
@@ -61,11 +65,11 @@ def test_an_observer_that_raises_leaves_nothing_behind(denoiser, reference, stop
         count[0] += 1
 
     gc.collect()
-    tensors = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+    tensors = live_tensors()
     with pytest.raises(Stopped):
         sample_segments(denoiser, reference, plan, SAMPLING, observe=observe)
     gc.collect()
-    assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) == tensors
+    assert live_tensors() == tensors
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in denoiser.dit.modules()
     )

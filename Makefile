@@ -1,0 +1,46 @@
+# Two commands for everybody: `make demo` and `make test`. Each makes its own environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+PICTURE ?= sample/coffee.jpg
+PROMPT ?= slow zoom in on a cup of coffee
+DEMO ?= out/demo.mp4
+
+.PHONY: demo test lint format bench clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: requirements.txt requirements/demo.txt | $(BIN)/python
+	$(PIP) -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
+	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/.demo ## one picture in, one video out; the path of the mp4 is the last line
+	@$(BIN)/python -m swift_core generate --image "$(PICTURE)" --prompt "$(PROMPT)" \
+		--output "$(DEMO)" --report "$(DEMO:.mp4=.json)" --overwrite
+
+test: $(VENV)/.dev ## everything but what needs a GPU or real checkpoints
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## our DiT and VAE beside diffusers', on this machine
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis

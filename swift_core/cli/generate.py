@@ -1,0 +1,201 @@
+"""The command ``generate``: check everything, run the main path, write what was made."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SegmentError
+from ..files import check_writable
+from ..media.clips import read_clip
+from ..media.codecs import VideoCodec
+from ..media.fidelity import psnr
+from ..media.pictures import fit_picture, load_picture
+from ..media.video_write import VideoWriter
+from ..pipeline import GenerationSettings, Keep, generate, plan
+from ..shapes import Tensor
+from ..stages.plan import GenerationPlan
+from ..weights.latents import SavedLatent, save_latent
+from ..weights.model_set import ModelSet
+from .reporting import Bars, machine, peak_memory, write_json
+from .settings import (
+    MOTION_CODECS,
+    check_distinct,
+    choose_runtime,
+    open_models,
+    output_shape,
+    recipe,
+    segment_settings,
+)
+from .videos import check_video, write_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A run that has been checked and can start."""
+
+    options: argparse.Namespace
+    models: ModelSet
+    settings: GenerationSettings
+    plan: GenerationPlan
+    picture: Tensor
+    motion: Tensor | None
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """Make a video from a picture."""
+    job = _check(options)
+    if options.models is None:
+        sys.stderr.write(f"{job.models.description}\n")
+    begin = time.perf_counter()
+    with Bars(quiet=options.quiet) as bars:
+        fidelity = _run(job, bars)
+    if options.report:
+        seconds = time.perf_counter() - begin
+        write_json(_report(job, bars, seconds=seconds, fidelity=fidelity), options.report)
+    sys.stdout.write(f"{options.output}\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> _Job:
+    """Refuse what cannot work; no model has run when this returns."""
+    _check_files(options)
+    models = open_models(options.models)
+    settings = _settings(options, models)
+    plan(models, settings)
+    picture = load_picture(options.image)
+    motion = None
+    if options.motion:
+        # One frame more than needed shows that a clip is too long, without reading all of it.
+        most = settings.output.pixel_frames + 1
+        motion = read_clip(options.motion, most_frames=most).frames
+    return _Job(
+        options=options,
+        models=models,
+        settings=settings,
+        plan=plan(models, settings, motion=motion),
+        picture=picture,
+        motion=motion,
+    )
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    check_distinct(
+        image=options.image,
+        motion=options.motion,
+        output=options.output,
+        save_motion=options.save_motion,
+        save_latent=options.save_latent,
+        report=options.report,
+    )
+    check_video(options)
+    overwrite = options.overwrite
+    if options.save_motion:
+        check_writable(options.save_motion, suffixes=tuple(MOTION_CODECS), overwrite=overwrite)
+    if options.save_latent:
+        check_writable(options.save_latent, suffixes=(".safetensors",), overwrite=overwrite)
+    if options.report:
+        check_writable(options.report, suffixes=(".json",), overwrite=overwrite)
+
+
+def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettings:
+    seeds: dict[int, int] = dict(options.segment_seed)
+    settings = GenerationSettings(
+        output=output_shape(options),
+        prompt=options.prompt,
+        negative=options.negative,
+        seed=options.seed,
+        segments=segment_settings(options),
+        motion_recipe=recipe(options, models.motion_recipe, prefix="motion_"),
+        detail_recipe=recipe(options, models.detail_recipe, prefix=""),
+        reference_strength=options.reference_strength,
+        segment_seeds=seeds,
+    )
+    count = len(plan(models, settings).segments.segments)
+    for segment in seeds:
+        if not 0 <= segment < count:
+            raise SegmentError(
+                f"--segment-seed {segment}={seeds[segment]}: the plan has {count} segments, "
+                f"counted from 0 to {count - 1}."
+            )
+    return settings
+
+
+def _run(job: _Job, bars: Bars) -> float:
+    """Run the main path, and give the PSNR of the video's first frame to the picture."""
+    options, output = job.options, job.settings.output
+
+    def keep_motion(clip: Tensor) -> None:
+        if options.save_motion:
+            codec = MOTION_CODECS[options.save_motion.suffix.lower()]
+            write_clip(clip, options.save_motion, codec=codec, rate=options.fps)
+
+    def keep_latent(latent: Tensor) -> None:
+        if options.save_latent:
+            saved = SavedLatent(latent=latent, frames_per_second=options.fps)
+            save_latent(saved, options.save_latent)
+
+    frames: Iterator[Tensor] = generate(
+        job.models,
+        job.picture,
+        job.settings,
+        runtime=choose_runtime(options.device, bars),
+        motion=job.motion,
+        keep=Keep(motion=keep_motion, latent=keep_latent),
+    )
+    fitted = fit_picture(job.picture, height=output.height, width=output.width)
+    fidelity: float | None = None
+    with VideoWriter(
+        options.output,
+        codec=VideoCodec(options.codec),
+        frames_per_second=options.fps,
+        height=output.height,
+        width=output.width,
+        quality=options.quality,
+    ) as writer:
+        for chunk in frames:
+            if fidelity is None:
+                fidelity = psnr(chunk[0], fitted)
+            writer.write(chunk)
+    assert fidelity is not None, "a video has frames"
+    return fidelity
+
+
+def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[str, Any]:
+    """Collect what was asked for, what was done and what it took."""
+    settings = job.settings
+
+    def written(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return {
+        "output": str(job.options.output),
+        "saved_motion": written(job.options.save_motion),
+        "saved_latent": written(job.options.save_latent),
+        "models": {"name": job.models.name, "description": job.models.description},
+        "prompt": settings.prompt,
+        "negative": settings.negative,
+        "seed": settings.seed,
+        "segment_seeds": dict(settings.segment_seeds),
+        "frames_per_second": str(job.options.fps),
+        "recipes": {
+            stage: {
+                "steps": used.steps,
+                "cfg": used.cfg,
+                "sigma_shift": used.sigma_shift,
+                "solver": used.solver.value,
+            }
+            for stage, used in (
+                ("motion", settings.motion_recipe),
+                ("detail", settings.detail_recipe),
+            )
+        },
+        "plan": job.plan.as_data(),
+        "first_frame_psnr_db": fidelity,
+        "seconds": {"total": seconds, **bars.seconds},
+        "peak_memory": peak_memory(),
+        "machine": machine(),
+    }

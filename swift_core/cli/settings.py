@@ -1,0 +1,108 @@
+"""From words of the command line to checked values of the core."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import OutputError, SwiftError
+from ..flow.recipe import Recipe, SolverName
+from ..geometry import PixelShape
+from ..media.codecs import VideoCodec
+from ..precision import BF16, FP32
+from ..progress import Observer
+from ..segments.plan import Interaction, RopePositions, SegmentSettings
+from ..stages.runtime import Runtime
+from ..weights.model_set import ModelSet, open_model_set
+from ..weights.seeded import seeded_model_set
+
+FULL_OUTPUT = PixelShape(pixel_frames=81, height=1408, width=2560)
+SMALL_OUTPUT = PixelShape(pixel_frames=49, height=320, width=512)
+"""What the built-in set makes unless told otherwise: it runs on any CPU."""
+
+MOTION_CODECS = {
+    ".mkv": VideoCodec.FFV1,
+    ".mov": VideoCodec.PRORES,
+    ".mp4": VideoCodec.H264,
+}
+"""How a kept motion clip is stored, by suffix: as well as each container can."""
+
+
+class DeviceError(SwiftError):
+    """A device that this machine does not have."""
+
+
+def open_models(folder: Path | None) -> ModelSet:
+    """Open a folder's set of models, or the built-in one."""
+    return seeded_model_set() if folder is None else open_model_set(folder)
+
+
+def output_shape(options: argparse.Namespace) -> PixelShape:
+    """Give the size and length asked for."""
+    usual = FULL_OUTPUT if options.models or options.command == "plan" else SMALL_OUTPUT
+    height, width = options.size or (usual.height, usual.width)
+    frames = usual.pixel_frames if options.pixel_frames is None else options.pixel_frames
+    return PixelShape(pixel_frames=frames, height=height, width=width)
+
+
+def segment_settings(options: argparse.Namespace) -> SegmentSettings:
+    """Give the segment settings asked for."""
+    return SegmentSettings(
+        segment_length=options.segment_length,
+        neighbors=options.neighbors,
+        right_neighbors=options.right_neighbors,
+        rope=RopePositions(options.rope),
+        interaction=Interaction(options.interaction),
+    )
+
+
+def recipe(options: argparse.Namespace, usual: Recipe, *, prefix: str) -> Recipe:
+    """Change a model's usual recipe as asked for.
+
+    Args:
+        prefix: of the options: ``motion_`` for Stage I, empty for Stage II.
+    """
+    asked = {
+        "steps": getattr(options, f"{prefix}steps"),
+        "cfg": getattr(options, f"{prefix}cfg"),
+        "sigma_shift": getattr(options, f"{prefix}sigma_shift"),
+    }
+    changes = {name: value for name, value in asked.items() if value is not None}
+    solver = getattr(options, f"{prefix}solver")
+    if solver is not None:
+        changes["solver"] = SolverName(solver)
+    return replace(usual, **changes)
+
+
+def choose_runtime(device: str, observe: Observer) -> Runtime:
+    """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
+
+    Raises:
+        DeviceError: if CUDA is asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")
+    on_cuda = device == "cuda" or (device == "auto" and has_cuda)
+    return Runtime(
+        device=torch.device("cuda" if on_cuda else "cpu"),
+        precision=BF16 if on_cuda else FP32,
+        observe=observe,
+    )
+
+
+def check_distinct(**paths: Path | None) -> None:
+    """Refuse two options that name the same file.
+
+    Raises:
+        OutputError: naming both options.
+    """
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise OutputError(f"{other} and {option} both name {path}; give each its own file.")
