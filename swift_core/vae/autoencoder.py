@@ -1,0 +1,272 @@
+"""The Wan VAEs: clips to normalised latents and back, whole or as streams of chunks.
+
+One class serves Wan2.2's VAE (16x16x4, 48 channels) and Wan2.1's (8x8x4, 16 channels). Parameter
+names are those of the original checkpoints, which load with ``strict=True``.
+
+The first chunk is 1 pixel frame, every later one ``config.compression.time``; each makes one
+latent frame, and each latent frame makes its chunk. What passes from chunk to chunk is a
+``TailCache`` that the caller of ``encode_chunk`` or ``decode_chunk`` owns; everything else here is
+built on those two, so a stream, a whole clip and a continued clip are equal bit for bit.
+
+It computes in the number format of what it is given, on that device, and returns that format.
+``FP32_ISLANDS`` names the parameters that gain from staying fp32. Gradients flow everywhere; a
+caller that wants none says ``torch.no_grad()``.
+
+Axes: ``b 3 p h w`` pixels in [-1, 1]; ``b c t h w`` latent, normalised; ``raw_latent`` before that.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from ..errors import GeometryError
+from ..geometry import LatentShape, PixelShape, pixel_frames_of
+from ..shapes import Float, Tensor
+from .causal import CausalConv3d, TailCache
+from .config import VAEConfig
+from .decoder import Decoder
+from .encoder import Encoder
+
+FP32_ISLANDS = ("gamma",)
+"""Parts of parameter names that mark parameters best kept in fp32: the norms' scales."""
+
+
+class WanVAE(nn.Module):
+    """Turn clips into normalised latents and back, chunk by chunk.
+
+    After loading, ``prepare`` lays the weights out as the convolutions read them.
+
+    Source: Wan-Video/Wan2.2@42bf4cf:wan/modules/vae2_2.py and vae2_1.py.
+    Oracle: tests/oracle/test_vae.py.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        moments = 2 * config.latent_channels
+        self.encoder = Encoder(config)
+        self.conv1 = CausalConv3d(moments, moments, (1, 1, 1))
+        self.conv2 = CausalConv3d(config.latent_channels, config.latent_channels, (1, 1, 1))
+        self.decoder = Decoder(config)
+
+    def encode(self, pixels: Float[Tensor, "b rgb p h w"]) -> Float[Tensor, "b c t i j"]:
+        """Encode a whole clip: the posterior's mean, normalised.
+
+        Args:
+            pixels: in [-1, 1].
+
+        Raises:
+            GeometryError: if the clip has not 3 channels or does not fill whole latent values.
+        """
+        return self._collect(pixels, self.encode_stream(self._chunks(pixels)), width=1)
+
+    def encode_moments(
+        self, pixels: Float[Tensor, "b rgb p h w"]
+    ) -> tuple[Float[Tensor, "b c t i j"], Float[Tensor, "b c t i j"]]:
+        """Encode a whole clip to its posterior: raw mean and raw logarithm of the variance.
+
+        Raises:
+            GeometryError: as ``encode``.
+        """
+        stream = self._moments_stream(self._chunks(pixels))
+        mean, log_var = self._collect(pixels, stream, width=2).chunk(2, dim=1)
+        return mean, log_var
+
+    def encode_stream(
+        self, chunks: Iterable[Float[Tensor, "b rgb p h w"]]
+    ) -> Iterator[Float[Tensor, "b c 1 i j"]]:
+        """Encode chunks of 1, then ``time`` pixel frames, as they come; one latent frame each.
+
+        Raises:
+            GeometryError: at a chunk of another length, of another size than the first, or of a
+                size that does not fill whole latent values.
+        """
+        for moments in self._moments_stream(chunks):
+            yield self.normalize(moments.chunk(2, dim=1)[0])
+
+    def encode_chunk(
+        self, pixels: Float[Tensor, "b rgb p h w"], *, cache: TailCache
+    ) -> Float[Tensor, "b c 1 i j"]:
+        """Encode the next chunk of a clip to one normalised latent frame.
+
+        Args:
+            cache: the clip's state, owned by the caller and brought forward here; a new one
+                begins a clip.
+
+        Raises:
+            GeometryError: if the chunk has the wrong length or size.
+        """
+        return self.normalize(self._moments(pixels, cache).chunk(2, dim=1)[0])
+
+    def decode(
+        self, latent: Float[Tensor, "b c t h w"], *, clamp: bool = True
+    ) -> Float[Tensor, "b 3 p i j"]:
+        """Decode a whole clip.
+
+        Args:
+            clamp: to [-1, 1]; a loss wants the values beyond, because a clamp has no gradient.
+
+        Raises:
+            GeometryError: if the latent has other channels than this VAE's, or no frame.
+        """
+        self._check_latent(latent)
+        time, space = self.config.compression.time, self.config.compression.space
+        batch, _, latent_frames, height, width = latent.shape
+        pixels = latent.new_empty(
+            batch, 3, pixel_frames_of(latent_frames, time=time), height * space, width * space
+        )
+        at = 0
+        for chunk in self.decode_stream(latent, clamp=clamp):
+            pixels[:, :, at : at + chunk.shape[2]] = chunk
+            at += chunk.shape[2]
+        return pixels
+
+    def decode_stream(
+        self, latent: Float[Tensor, "b c t h w"], *, clamp: bool = True
+    ) -> Iterator[Float[Tensor, "b 3 p i j"]]:
+        """Decode to chunks of 1, then ``time`` pixel frames, in order.
+
+        Raises:
+            GeometryError: as ``decode``.
+        """
+        self._check_latent(latent)
+        cache = TailCache()
+        for at in range(latent.shape[2]):
+            yield self.decode_chunk(latent[:, :, at : at + 1], cache=cache, clamp=clamp)
+
+    def decode_chunk(
+        self, latent: Float[Tensor, "b c 1 h w"], *, cache: TailCache, clamp: bool = True
+    ) -> Float[Tensor, "b 3 p i j"]:
+        """Decode the next latent frame of a clip to its chunk of pixel frames.
+
+        Args:
+            cache: the clip's state, owned by the caller and brought forward here; a new one
+                begins a clip.
+            clamp: to [-1, 1].
+        """
+        raw_latent = self.conv2(_channels_last(self.denormalize(latent)))
+        features = self.decoder(raw_latent, cache)
+        pixels = rearrange(
+            features,
+            "b (c r q) p h w -> b c p (h q) (w r)",
+            q=self.config.patch,
+            r=self.config.patch,
+        )
+        return pixels.clamp(-1, 1) if clamp else pixels
+
+    def normalize(self, raw_latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Bring a raw latent to mean 0 and deviation 1, by the published statistics."""
+        mean, std = self._statistics(raw_latent)
+        return ((raw_latent - mean) / std).to(raw_latent.dtype)
+
+    def denormalize(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Undo ``normalize``."""
+        mean, std = self._statistics(latent)
+        return (latent * std + mean).to(latent.dtype)
+
+    def _statistics(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        # Not buffers: a 16-bit cast of the model would round them, and meta building forget them.
+        mean, std = torch.tensor(
+            (self.config.latent_mean, self.config.latent_std),
+            dtype=torch.float32,
+            device=latent.device,
+        )[..., None, None, None]
+        return mean, std
+
+    def _moments_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        cache = TailCache()
+        first: Tensor | None = None
+        for pixels in chunks:
+            first = pixels[:, :, :1] if first is None else first
+            if pixels.shape[3:] != first.shape[3:]:
+                raise GeometryError(
+                    f"a chunk of {_size(pixels)} follows chunks of {_size(first)}: "
+                    "one clip has one size."
+                )
+            yield self._moments(pixels, cache)
+
+    def _moments(self, pixels: Tensor, cache: TailCache) -> Tensor:
+        """Encode a chunk to one frame of moments: raw mean, then raw log variance."""
+        self._check_chunk(pixels, cache)
+        features = rearrange(
+            pixels,
+            "b c p (h q) (w r) -> b p h w (c r q)",
+            q=self.config.patch,
+            r=self.config.patch,
+        )
+        return self.conv1(self.encoder(_channels_last(features.movedim(-1, 1)), cache))
+
+    def _chunks(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Cut a clip into its chunks."""
+        time = self.config.compression.time
+        yield pixels[:, :, :1]
+        for at in range(1, pixels.shape[2], time):
+            yield pixels[:, :, at : at + time]
+
+    def _collect(self, pixels: Tensor, stream: Iterator[Tensor], *, width: int) -> Tensor:
+        """Write a stream of latent frames into one tensor of ``width`` times their channels."""
+        shape = self._check_pixels(pixels)
+        latent = pixels.new_empty(
+            len(pixels), width * shape.channels, shape.latent_frames, shape.height, shape.width
+        )
+        for index, frame in enumerate(stream):
+            latent[:, :, index] = frame[:, :, 0]
+        return latent
+
+    def _check_pixels(self, pixels: Tensor) -> LatentShape:
+        """Refuse a clip that this VAE cannot encode; give the size of its latent."""
+        _, channels, pixel_frames, height, width = pixels.shape
+        if channels != 3:
+            raise GeometryError(
+                f"the pixels have {channels} channels; the VAE encodes 3 (red, green, blue)."
+            )
+        shape = PixelShape(pixel_frames=pixel_frames, height=height, width=width)
+        return shape.latent(self.config.compression, channels=self.config.latent_channels)
+
+    def _check_chunk(self, pixels: Tensor, cache: TailCache) -> None:
+        """Refuse a chunk that is not the clip's next one."""
+        begun = self.encoder.conv1 in cache
+        expected = self.config.compression.time if begun else 1
+        if pixels.shape[2] != expected:
+            raise GeometryError(
+                f"the {'next' if begun else 'first'} chunk of a clip has {expected} pixel "
+                f"frame{'s' if begun else ''}, but {pixels.shape[2]} came."
+            )
+        self._check_pixels(pixels[:, :, :1])
+
+    def _check_latent(self, latent: Tensor) -> None:
+        """Refuse a latent that is not this VAE's."""
+        if latent.shape[1] != self.config.latent_channels:
+            raise GeometryError(
+                f"the latent has {latent.shape[1]} channels; this VAE decodes "
+                f"{self.config.latent_channels}. Take the VAE that the latent was made for."
+            )
+        if not latent.shape[2]:
+            raise GeometryError("the latent has 0 frames; at least 1 is needed.")
+
+
+def prepare(vae: WanVAE) -> WanVAE:
+    """Lay the weights out channels-last, as the convolutions read them, and give the VAE back.
+
+    Worth it once after loading: convolutions then need not reorder weights in every call. Values
+    and results stay the same. ``Module.to(memory_format=...)`` cannot do it, because it takes one
+    format for pictures' and videos' convolutions alike.
+    """
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = _channels_last(module.weight.data)
+        elif isinstance(module, nn.Conv2d):
+            weight = module.weight.data
+            module.weight.data = weight.contiguous(memory_format=torch.channels_last)
+    return vae
+
+
+def _channels_last(features: Tensor) -> Tensor:
+    """Lay features out as the blocks keep them."""
+    return features.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _size(pixels: Tensor) -> str:
+    return f"{pixels.shape[4]}x{pixels.shape[3]}"

@@ -1,0 +1,128 @@
+"""Causal convolutions over time, and what they remember between chunks.
+
+A clip is worked through in chunks of frames. A convolution over time needs the last frames of the
+chunk before; they are its tail. All tails together are the causal state, a ``TailCache``: made by
+the caller for one clip, passed to every call, and never kept by a module. Tensors in it are
+never written to, so ``clone`` costs nothing and a clip can be continued from any chunk.
+
+Axes: ``b c t h w``, with ``t`` the frames of one chunk at the level at hand.
+"""
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from ..shapes import Float, Tensor
+
+SMALL_NUMEL = 20480
+"""Up to this ``b * c * t * h`` torch's CPU conv3d uses a fallback, 2-6 times slower (torch 2.13,
+``ConvParams::use_mkldnn``). There a convolution over frames side by side is faster."""
+
+
+class CausalConv3d(nn.Conv3d):
+    """Convolve over time and space; in time, only over what came before.
+
+    Height and width are padded here; the frames before come from the ``TailCache``.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, kernel: tuple[int, int, int], *, time_stride: int = 1
+    ) -> None:
+        time, height, width = kernel
+        super().__init__(
+            in_dim,
+            out_dim,
+            kernel,
+            stride=(time_stride, 1, 1),
+            padding=(0, height // 2, width // 2),
+        )
+        self.history = time - time_stride
+
+    def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d u h w"]:  # noqa: A002 - torch's name
+        """Convolve a chunk that ``TailCache.extend`` has put its history in front of."""
+        if input.shape[:4].numel() > SMALL_NUMEL:
+            return super().forward(input)
+        windows = input.unfold(2, self.kernel_size[0], self.stride[0])
+        frames = F.conv2d(
+            rearrange(windows, "b c t h w k -> (b t) h w (k c)").movedim(-1, 1),
+            rearrange(self.weight, "d c k p q -> d (k c) p q"),
+            self.bias,
+            padding=(self.kernel_size[1] // 2, self.kernel_size[2] // 2),
+        )
+        return rearrange(frames, "(b t) d h w -> b d t h w", b=len(input))
+
+
+class TailCache:
+    """Hold the causal state of one clip: for each convolution, the last frames it has read.
+
+    It belongs to the caller, who passes it to each chunk's call in order; the call brings it
+    forward. To continue later, or twice, from the same chunk, keep a ``clone``.
+    """
+
+    def __init__(self) -> None:
+        self._tails: dict[CausalConv3d, Tensor] = {}
+
+    def __contains__(self, conv: CausalConv3d) -> bool:
+        return conv in self._tails
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the tails."""
+        return sum(tail.nbytes for tail in self._tails.values())
+
+    def clone(self) -> "TailCache":
+        """Copy the state; the tensors are shared, because nobody writes to them."""
+        twin = TailCache()
+        twin._tails = dict(self._tails)
+        return twin
+
+    def extend(
+        self, conv: CausalConv3d, chunk: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b c u h w"]:
+        """Put the convolution's history in front of a chunk, and remember the new tail.
+
+        A convolution that has read nothing yet has a history of zeros.
+        """
+        if not conv.history:
+            return chunk
+        if conv in self._tails:
+            chunk = torch.cat((self._tails[conv], chunk), dim=2)
+        else:
+            chunk = F.pad(chunk, (0, 0, 0, 0, conv.history, 0))
+        self.begin(conv, chunk)
+        return chunk
+
+    def begin(self, conv: CausalConv3d, frames: Float[Tensor, "b c t h w"]) -> None:
+        """Remember the last of these frames, without convolving them."""
+        # A copy: a view would keep the whole chunk alive until the next one.
+        self._tails[conv] = frames[:, :, -conv.history :].clone()
+
+
+class CausalModule(nn.Module):
+    """A module that reads the causal state and brings it forward."""
+
+    def forward(
+        self, features: Float[Tensor, "b c t h w"], cache: TailCache
+    ) -> Float[Tensor, "b d u i j"]:
+        """Transform one chunk."""
+        raise NotImplementedError
+
+
+class CausalStack(CausalModule, nn.ModuleList):
+    """Layers in a row, numbered as in Wan's checkpoints; whoever needs the state gets it."""
+
+    def forward(
+        self, features: Float[Tensor, "b c t h w"], cache: TailCache
+    ) -> Float[Tensor, "b d u i j"]:
+        """Apply the layers in turn."""
+        for layer in self:
+            if isinstance(layer, CausalConv3d):
+                # Two statements: the chunk without history is freed before the convolution.
+                features = cache.extend(layer, features)
+                features = layer(features)
+            elif isinstance(layer, CausalModule):
+                features = layer(features, cache)
+            else:
+                features = layer(features)
+        return features

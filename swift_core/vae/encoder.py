@@ -1,0 +1,67 @@
+"""The encoder: a chunk of pixel frames in, one frame of raw moments out."""
+
+from torch import nn
+
+from ..shapes import Float, Tensor
+from .blocks import Downsample, ResidualBlock, RMSNorm, average_down, middle_blocks
+from .causal import CausalConv3d, CausalModule, CausalStack, TailCache
+from .config import Level, VAEConfig
+
+
+class DownLevel(CausalModule):
+    """One level of the Wan2.2 form: its layers beside an averaging shortcut."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.level = level
+        self.downsamples = CausalStack(_layers(level))
+
+    def forward(
+        self, features: Float[Tensor, "b c t h w"], cache: TailCache
+    ) -> Float[Tensor, "b d u i j"]:
+        """Transform and shrink one chunk."""
+        out = self.downsamples(features, cache)
+        return out.add_(average_down(features, self.level))
+
+
+class Encoder(CausalModule):
+    """Shrink a chunk of patchified pixel frames to one frame of moments.
+
+    Source: Wan-Video/Wan2.2@42bf4cf:wan/modules/vae2_2.py and vae2_1.py.
+    Oracle: tests/oracle/test_vae.py.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        levels = config.encoder_levels
+        inner = levels[-1].out_dim
+        self.conv1 = CausalConv3d(config.pixel_channels, config.encoder_dim, (3, 3, 3))
+        self.downsamples = CausalStack(
+            [DownLevel(level) for level in levels]
+            if config.residual
+            else [layer for level in levels for layer in _layers(level)]
+        )
+        self.middle = middle_blocks(inner)
+        self.head = CausalStack(
+            (
+                RMSNorm(inner),
+                nn.SiLU(),
+                CausalConv3d(inner, 2 * config.latent_channels, (3, 3, 3)),
+            )
+        )
+
+    def forward(
+        self, features: Float[Tensor, "b c p h w"], cache: TailCache
+    ) -> Float[Tensor, "b d 1 i j"]:
+        """Encode one chunk."""
+        features = self.conv1(cache.extend(self.conv1, features))
+        features = self.downsamples(features, cache)
+        features = self.middle(features, cache)
+        return self.head(features, cache)
+
+
+def _layers(level: Level) -> list[nn.Module]:
+    """List a level's layers in Wan's order."""
+    widths = [level.in_dim] + [level.dim] * (level.blocks - 1)
+    layers: list[nn.Module] = [ResidualBlock(width, level.dim) for width in widths]
+    return [*layers, Downsample(level)] if level.space == 2 else layers
