@@ -48,6 +48,15 @@ class ContextKeys(NamedTuple):
     dit_blocks: tuple[KeyValue, ...]
 
 
+class _Entry(NamedTuple):
+    """What the first DiT block takes, and the head: tokens, noise levels, positions."""
+
+    tokens: Tensor
+    time: Tensor
+    noise_level: Tensor
+    rope: Rope
+
+
 class DiTBlock(nn.Module):
     """One layer: self-attention, prompt, feed-forward; the first and last modulated."""
 
@@ -180,8 +189,12 @@ class WanDiT(nn.Module):
             positions: their places in time.
         """
         timestep = torch.zeros(latent.shape[0], latent.shape[2])
-        _, _, keys = self._run(latent, timestep, prompt, positions=positions)
-        return ContextKeys(keys)
+        entry = self._enter(latent, timestep, positions)
+        tokens, keys = entry.tokens, list[KeyValue]()
+        for block, words in zip(self._dit_blocks(), prompt.dit_blocks, strict=True):
+            tokens, own = block(tokens, entry.noise_level, rope=entry.rope, prompt=words)
+            keys.append(own)
+        return ContextKeys(tuple(keys))
 
     def forward(
         self,
@@ -207,54 +220,50 @@ class WanDiT(nn.Module):
         Raises:
             GeometryError: if the latent's shape and the other arguments do not fit the model.
         """
-        tokens, time, _ = self._run(
-            latent, timestep, prompt, positions=positions, context=context, visible=visible
-        )
+        entry = self._enter(latent, timestep, positions)
+        tokens = entry.tokens
+        mask = None if visible is None else _token_mask(visible, tokens.shape[2])
+        for index, block in enumerate(self._dit_blocks()):
+            # Not unpacked: a name for the keys would keep them alive through the next DiT block.
+            tokens = block(
+                tokens,
+                entry.noise_level,
+                rope=entry.rope,
+                prompt=prompt.dit_blocks[index],
+                context=None if context is None else context.dit_blocks[index],
+                mask=mask,
+            )[0]
         patch = self.config.patch
         return rearrange(
-            self.head(tokens, time),
+            self.head(tokens, entry.time),
             "b t (h w) (p q c) -> b c t (h p) (w q)",
             h=latent.shape[3] // patch.height,
             p=patch.height,
             q=patch.width,
         )
 
-    def _run(
+    def _enter(
         self,
         latent: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, "b t"],
-        prompt: PromptKeys,
-        *,
         positions: Sequence[int],
-        context: ContextKeys | None = None,
-        visible: Bool[Tensor, "t t"] | None = None,
-    ) -> tuple[Float[Tensor, "b t s d"], Float[Tensor, "b t d"], tuple[KeyValue, ...]]:
-        """Pass the latent through all DiT blocks: tokens, time embedding, keys and values."""
+    ) -> "_Entry":
+        """Turn the latent and its noise levels into what the DiT blocks take."""
         self._check(latent, positions)
-        tokens = self._patchify(latent)
         sinusoids = timestep_sinusoids(timestep, self.config.frequency_dim)
         time = self.time_embedding(sinusoids.to(latent.device))
-        noise_level = self.time_projection(time).unflatten(-1, (6, -1))
-        rope = make_rope(
-            self.config,
-            positions,
-            height=latent.shape[3] // self.config.patch.height,
-            width=latent.shape[4] // self.config.patch.width,
-            device=latent.device,
+        return _Entry(
+            tokens=self._patchify(latent),
+            time=time,
+            noise_level=self.time_projection(time).unflatten(-1, (6, -1)),
+            rope=make_rope(
+                self.config,
+                positions,
+                height=latent.shape[3] // self.config.patch.height,
+                width=latent.shape[4] // self.config.patch.width,
+                device=latent.device,
+            ),
         )
-        mask = None if visible is None else _token_mask(visible, tokens.shape[2])
-        keys: list[KeyValue] = []
-        for index, block in enumerate(self._dit_blocks()):
-            tokens, own = block(
-                tokens,
-                noise_level,
-                rope=rope,
-                prompt=prompt.dit_blocks[index],
-                context=None if context is None else context.dit_blocks[index],
-                mask=mask,
-            )
-            keys.append(own)
-        return tokens, time, tuple(keys)
 
     def _patchify(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t s d"]:
         """Embed patches; a linear layer on folded pixels is the strided convolution, but faster."""

@@ -1,0 +1,1 @@
+"""Measurements: our models beside diffusers', in one run on one machine."""
