@@ -4,7 +4,8 @@ With jaxtyping installed (development) ``Float[Tensor, "b c t h w"]`` is a claim
 checks on every call. Without it the same expression is plain ``Tensor``.
 
 Axes used throughout: ``b`` batch, ``c`` channels, ``t`` latent frames, ``p`` pixel frames,
-``h w`` height and width (in latent or in pixels, as the name says), ``s`` tokens, ``d`` features.
+``h w`` height and width (of a latent or in pixels, as the name says; ``i j`` for the latent where
+both occur), ``s`` tokens, ``d`` features.
 """
 
 from typing import TYPE_CHECKING, Any

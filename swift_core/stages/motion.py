@@ -122,7 +122,7 @@ def make_motion(
 
 def _encode_first(
     vae: WanVAE, first: Float[Tensor, "1 h w 3"], *, latent_frames: int, runtime: Runtime
-) -> Float[Tensor, "1 c t h w"]:
+) -> Float[Tensor, "1 c t i j"]:
     """Encode the picture as frame 0, followed by middle grey up to the clip's length."""
     pixels = to_pixels(first, runtime)
     grey = torch.zeros_like(pixels).repeat(1, 1, vae.config.compression.time, 1, 1)

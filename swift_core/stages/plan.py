@@ -254,10 +254,11 @@ def _describe_segment(segment: Segment) -> str:
     return f"{segment.index + 1:>2}: samples {span(segment.targets)}, sees {sees}"
 
 
-def _engineering(number: float) -> str:
+def _engineering(number: int) -> str:
     """Write a number with three digits and a unit prefix."""
+    value = float(number)
     for prefix in ("", "k", "M", "G", "T"):
-        if number < 1000:
-            return f"{number:6.3g} {prefix}"
-        number /= 1000
-    return f"{number:6.3g} P"
+        if value < 1000:
+            return f"{value:6.3g} {prefix}"
+        value /= 1000
+    return f"{value:6.3g} P"

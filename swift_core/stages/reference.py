@@ -36,7 +36,7 @@ def build_reference(
     *,
     output: PixelShape,
     runtime: Runtime,
-) -> Float[Tensor, "1 c t h w"]:
+) -> Float[Tensor, "1 c t i j"]:
     """Build the reference latent of Stage II.
 
     The clip is resized chunk by chunk: it never exists at the output's size as a whole.
