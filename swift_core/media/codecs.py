@@ -25,6 +25,7 @@ class CodecSpec:
         bits: of each stored value.
         chroma_step: rows and columns that share one chroma value; None: stored as RGB, lossless.
         quality: the default constant rate factor, 0 (best) to 51; None: the codec has no such knob.
+        least_side: the shortest side it stores.
         tag: the name of the codec in MP4 and MOV, where the usual one is not understood by all.
     """
 
@@ -34,6 +35,7 @@ class CodecSpec:
     bits: int
     chroma_step: tuple[int, int] | None
     quality: int | None
+    least_side: int = 2
     options: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
 
@@ -59,6 +61,7 @@ CODECS = {
         bits=10,
         chroma_step=(2, 2),
         quality=16,
+        least_side=64,  # x265 4.2 writes past its memory at widths of 34 to 48, and crashes
         options=(("preset", "medium"), ("x265-params", "log-level=error")),
         tag="hvc1",  # FFmpeg's own choice, hev1, does not play on Apple's devices
     ),
@@ -74,6 +77,7 @@ CODECS = {
     VideoCodec.FFV1: CodecSpec(
         encoder="ffv1",
         suffixes=(".mkv",),
+        least_side=1,
         pixel_format="bgr0",  # what FFV1 calls 8-bit RGB; it takes gbrp from 9 bits on only
         bits=8,
         chroma_step=None,
@@ -127,11 +131,13 @@ def check_size(codec: VideoCodec, *, height: int, width: int) -> None:
     """Refuse a size that the codec cannot store.
 
     Raises:
-        MediaError: naming the multiples that are needed.
+        MediaError: naming the sizes that work.
     """
-    rows, columns = CODECS[codec].chroma_step or (1, 1)
-    if height < 1 or width < 1 or height % rows or width % columns:
+    spec = CODECS[codec]
+    rows, columns = spec.chroma_step or (1, 1)
+    if min(height, width) < spec.least_side or height % rows or width % columns:
         raise MediaError(
-            f"{codec.value} cannot store {width}x{height}: the width must be a multiple of "
-            f"{columns} and the height of {rows}; scale or cut the clip, or store it as ffv1."
+            f"{codec.value} cannot store {width}x{height}: sides must be {spec.least_side} or more,"
+            f" the width a multiple of {columns}, the height of {rows}; scale or cut the clip, or "
+            f"store it as ffv1."
         )

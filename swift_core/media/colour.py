@@ -47,10 +47,10 @@ def matrix_of(tag: int, *, height: int) -> Matrix:
 class Scale:
     """How luma in [0, 1] and chroma in [-1/2, 1/2] become whole numbers."""
 
-    black: float
-    luma: float
-    grey: float
-    chroma: float
+    black: int
+    luma: int
+    grey: int
+    chroma: int
 
 
 def scale_of(bits: int, *, full_range: bool) -> Scale:

@@ -33,21 +33,27 @@ def check_readable(path: Path, *, kind: str) -> None:
         raise MediaError(f"{path} is an empty file; save or copy the {kind} again.")
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
+def check_writable(
+    path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = VIDEO_SUFFIXES + PICTURE_SUFFIXES
+) -> None:
     """Refuse a target that could not be written, and leave nothing behind.
 
     Parent folders that do not exist are no obstacle: writing makes them.
 
+    Args:
+        suffixes: those that the writer understands, in small letters.
+
     Raises:
         OutputError: naming the obstacle and what to do.
     """
-    known = PICTURE_SUFFIXES + VIDEO_SUFFIXES
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; add a file name such as {path / 'clip.mp4'}.")
-    if path.suffix.lower() not in known:
+        raise OutputError(
+            f"{path} is a folder; add a file name such as {path / ('clip' + suffixes[0])}."
+        )
+    if path.suffix.lower() not in suffixes:
         raise OutputError(
             f"{path} ends in {path.suffix or 'no suffix'!r}, which cannot be written; "
-            f"use one of {', '.join(known)}."
+            f"use one of {', '.join(suffixes)}."
         )
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or allow overwriting.")

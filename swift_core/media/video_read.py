@@ -172,10 +172,9 @@ def _yuv_to_picture(frame: VideoFrame) -> Float[Tensor, "h w 3"]:
 
 def _plain_format(frame: VideoFrame) -> str:
     """Choose a format of separate 16-bit planes, with chroma as coarse as the frame's own."""
-    chroma = next(part for part in frame.format.components if part.is_chroma)
-    rows, columns = round(frame.height / chroma.height), round(frame.width / chroma.width)
-    coarse = {(2, 2): "yuv420p16le", (1, 2): "yuv422p16le"}
-    return coarse.get((rows, columns), "yuv444p16le")
+    chroma = frame.format.components[1]
+    step = round(frame.height / chroma.height), round(frame.width / chroma.width)
+    return {(2, 2): "yuv420p16le", (1, 2): "yuv422p16le"}.get(step, "yuv444p16le")
 
 
 def _is_rgb(frame: VideoFrame) -> bool:

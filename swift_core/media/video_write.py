@@ -120,7 +120,7 @@ class VideoWriter:
                 f"{self.width}x{self.height}; scale them first."
             )
         for picture in frames:
-            frame = _to_video_frame(picture, self._spec)
+            frame = to_video_frame(picture, self._spec)
             frame.pts = self.pixel_frames
             frame.time_base = 1 / self.frames_per_second
             self._encode(frame)
@@ -158,7 +158,7 @@ def _colour_tags(spec: CodecSpec) -> tuple[int, int]:
     return _BT709, _RANGE_LIMITED
 
 
-def _to_video_frame(picture: Float[Tensor, "h w 3"], spec: CodecSpec) -> VideoFrame:
+def to_video_frame(picture: Float[Tensor, "h w 3"], spec: CodecSpec) -> VideoFrame:
     """Give FFmpeg one frame in the form that the codec stores."""
     height, width = picture.shape[:2]
     frame = VideoFrame(width, height, spec.pixel_format)
