@@ -1,0 +1,154 @@
+"""Models from files, and files from models.
+
+A model is made without memory, its weights are mapped from the file, renamed, brought to the
+formats of the policy, and taken as they are: no second copy of a weight exists that needs none.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import nn
+
+from ..errors import CheckpointError, OutputError
+from ..model.config import DiTConfig
+from ..model.dit import FP32_ISLANDS as DIT_ISLANDS
+from ..model.dit import WanDiT
+from ..precision import Precision
+from ..shapes import Tensor
+from ..text.words import WordConfig, WordEncoder
+from ..vae.autoencoder import FP32_ISLANDS as VAE_ISLANDS
+from ..vae.autoencoder import WanVAE, prepare
+from ..vae.config import VAEConfig
+from .checkpoint import Checkpoint, Kind
+from .detect import detect
+from .headers import read_header
+from .notes import describe_metadata
+
+
+def build_dit(source: Path | str | Checkpoint, *, precision: Precision) -> WanDiT:
+    """Build a DiT from a file.
+
+    Raises:
+        CheckpointError: if the file is not a whole DiT that can be used.
+    """
+    checkpoint = _usable(source, Kind.DIT)
+    assert isinstance(checkpoint.config, DiTConfig), "a whole DiT has a configuration"
+    with torch.device("meta"):
+        dit = WanDiT(checkpoint.config)
+    fill_module(dit, _read(checkpoint, precision, DIT_ISLANDS))
+    return dit
+
+
+def build_vae(source: Path | str | Checkpoint, *, precision: Precision) -> WanVAE:
+    """Build a VAE from a file.
+
+    Raises:
+        CheckpointError: if the file is not a whole VAE that can be used.
+    """
+    checkpoint = _usable(source, Kind.VAE)
+    assert isinstance(checkpoint.config, VAEConfig), "a whole VAE has a configuration"
+    with torch.device("meta"):
+        vae = WanVAE(checkpoint.config)
+    fill_module(vae, _read(checkpoint, precision, VAE_ISLANDS))
+    return prepare(vae)
+
+
+def build_words(source: Path | str | Checkpoint, *, precision: Precision) -> WordEncoder:
+    """Build a word encoder from a file.
+
+    Raises:
+        CheckpointError: if the file is not a whole word encoder.
+    """
+    checkpoint = _usable(source, Kind.TEXT_WORDS)
+    assert isinstance(checkpoint.config, WordConfig), "a whole encoder has a configuration"
+    with torch.device("meta"):
+        words = WordEncoder(checkpoint.config)
+    fill_module(words, _read(checkpoint, precision, ()))
+    return words
+
+
+def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a module made on the meta device its weights, and make it ready for inference."""
+    module.load_state_dict(weights, strict=True, assign=True)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        assert not tensor.is_meta, f"{name} was left without a value"
+    module.eval().requires_grad_(False)
+
+
+def dtype_of(name: str, precision: Precision, islands: tuple[str, ...]) -> torch.dtype:
+    """Give the format in which a parameter is held."""
+    return torch.float32 if any(part in name for part in islands) else precision.weights
+
+
+def islands_of(config: DiTConfig | VAEConfig | WordConfig) -> tuple[str, ...]:
+    """Give the parts of parameter names that mark fp32 parameters of such a model."""
+    if isinstance(config, DiTConfig):
+        return DIT_ISLANDS
+    return VAE_ISLANDS if isinstance(config, VAEConfig) else ()
+
+
+def check_usable(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that cannot be loaded.
+
+    Raises:
+        CheckpointError: saying what is in the way.
+    """
+    if checkpoint.obstacle is not None:
+        raise CheckpointError(
+            f"{checkpoint.path} is {checkpoint.label}, which cannot be used: {checkpoint.obstacle}."
+        )
+    if not checkpoint.is_complete:
+        raise CheckpointError(f"{checkpoint.path} is not whole: {checkpoint.sentence}")
+
+
+def _usable(source: Path | str | Checkpoint, kind: Kind) -> Checkpoint:
+    checkpoint = source if isinstance(source, Checkpoint) else detect(read_header(source))
+    if checkpoint.kind is not kind:
+        raise CheckpointError(
+            f"{checkpoint.path} is {checkpoint.label}, but a {kind.value} is needed here; choose "
+            "another file."
+        )
+    check_usable(checkpoint)
+    return checkpoint
+
+
+def _read(
+    checkpoint: Checkpoint, precision: Precision, islands: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Map a file's tensors into memory, under Wan's names and in the policy's formats."""
+    weights: dict[str, Tensor] = {}
+    try:
+        opened: Any = safe_open(checkpoint.path, framework="pt", device="cpu")
+        with opened as file:
+            for name, stored in checkpoint.tensors.items():
+                tensor: Tensor = file.get_tensor(stored)
+                weights[name] = tensor.to(dtype_of(name, precision, islands))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} can no longer be read as it could a moment ago: {error}; was it "
+            "moved or replaced?"
+        ) from error
+    return weights
+
+
+def save_checkpoint(module: WanDiT | WanVAE | WordEncoder, path: Path) -> None:
+    """Write a model with the notes that its shapes need.
+
+    What is there under the name is always whole: the file is written beside it, then renamed.
+
+    Raises:
+        OutputError: if the place cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    try:
+        save_file(weights, part, metadata=describe_metadata(module.config))
+        part.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another folder.") from error
+    finally:
+        part.unlink(missing_ok=True)

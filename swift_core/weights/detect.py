@@ -1,0 +1,263 @@
+"""What a checkpoint is, told from its keys and shapes alone, never from its name."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..model.config import DiTConfig
+from ..model.dit import WanDiT
+from ..text.words import WordEncoder
+from ..vae.autoencoder import WanVAE
+from ..vae.config import VAEConfig
+from .checkpoint import LOADABLE, Checkpoint, Kind, count_formats
+from .families import (
+    Recognised,
+    describe_dit,
+    describe_vae,
+    foreign_part,
+    name_dit,
+    name_vae,
+    recognise_lora,
+    recognise_tae,
+    recognise_umt5,
+)
+from .headers import Header, TensorEntry, shown
+from .layouts import PREFIXES, Layout, to_wan_keys
+from .notes import Config, Notes, read_notes
+from .sizes import MissingError, Shapes, dit_config, vae_config, word_config
+
+_Tensors = Mapping[str, TensorEntry]
+
+_SCALES = re.compile(
+    r"(.*\.)?(scaled_fp8|scale_weight|scale_input|weight_scale|weight_scale_2|input_scale"
+    r"|comfy_quant)"
+)
+"""Names of tensors that say how others are packed."""
+
+_RECOGNISERS: tuple[Callable[[_Tensors], Recognised | None], ...] = (
+    recognise_lora,
+    recognise_umt5,
+    recognise_tae,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """A kind that we load, in one layout.
+
+    Attributes:
+        sign: a name that only such a file has; a regular expression.
+        wanted: that name in words.
+        note: what our own files of the kind note themselves to be.
+    """
+
+    kind: Kind
+    layout: Layout
+    sign: str
+    wanted: str
+    note: str
+
+
+_PROBES = (
+    _Probe(
+        kind=Kind.DIT,
+        layout=Layout.WAN,
+        sign=r"blocks\.\d+\.self_attn\.q\.weight",
+        wanted="blocks.N.self_attn.q.weight",
+        note="dit",
+    ),
+    _Probe(
+        kind=Kind.DIT,
+        layout=Layout.DIFFUSERS_DIT,
+        sign=r"blocks\.\d+\.attn1\.to_q\.weight",
+        wanted="blocks.N.attn1.to_q.weight",
+        note="dit",
+    ),
+    _Probe(
+        kind=Kind.VAE,
+        layout=Layout.WAN,
+        sign=r"(en|de)coder\.middle\.0\.residual\.0\.gamma",
+        wanted="encoder.middle.0.residual.0.gamma",
+        note="vae",
+    ),
+    _Probe(
+        kind=Kind.VAE,
+        layout=Layout.DIFFUSERS_VAE,
+        sign=r"(en|de)coder\.mid_block\.resnets\.0\.norm1\.gamma",
+        wanted="encoder.mid_block.resnets.0.norm1.gamma",
+        note="vae",
+    ),
+    _Probe(
+        kind=Kind.TEXT_WORDS,
+        layout=Layout.OWN,
+        sign=r"words\.weight",
+        wanted="words.weight",
+        note="words",
+    ),
+)
+
+
+def detect(header: Header) -> Checkpoint:
+    """Tell what a file is.
+
+    Raises:
+        CheckpointError: if it is of a known kind, but contradicts itself or lacks what its shapes
+            cannot say.
+    """
+    packed = [name for name in header.tensors if _SCALES.fullmatch(name)]
+    names = [name for name in header.tensors if not _SCALES.fullmatch(name)]
+    prefix = _common_prefix(names)
+    tensors = {name.removeprefix(prefix): header.tensors[name] for name in names}
+    for recognise in _RECOGNISERS:
+        known = recognise(tensors)
+        if known is not None:
+            return Checkpoint(
+                header=header,
+                kind=known.kind,
+                name=known.name,
+                details=known.details,
+                prefix=prefix,
+                obstacle=known.obstacle,
+            )
+    for probe in _PROBES:
+        if any(re.fullmatch(probe.sign, name) for name in tensors):
+            try:
+                return _examine(header, probe, prefix=prefix, tensors=tensors, packed=packed)
+            except CheckpointError as error:
+                raise CheckpointError(f"{header.path}: {error}") from error
+    return Checkpoint(
+        header=header,
+        kind=Kind.UNKNOWN,
+        name="unknown file",
+        details=_what_was_tried(list(header.tensors)),
+    )
+
+
+def _common_prefix(names: list[str]) -> str:
+    """Give what stands in front of every name, of the prefixes seen in the wild."""
+    found = ""
+    while names:
+        step = next((p for p in PREFIXES if all(n.startswith(found + p) for n in names)), None)
+        if step is None:
+            break
+        found += step
+    return found
+
+
+def _what_was_tried(names: list[str]) -> str:
+    if not names:
+        return "there is no tensor in it"
+    inside = sum("diffusion_model." in name for name in names)
+    if 0 < inside < len(names):
+        return "several models in one file; use the parts as files of their own"
+    tried = ", ".join(probe.wanted for probe in _PROBES)
+    return (
+        f"{len(names)} tensors, the first being {shown(names[0])}; looked for a LoRA, UMT5, a TAE, "
+        f"and for {tried}, and found none"
+    )
+
+
+def _examine(
+    header: Header, probe: _Probe, *, prefix: str, tensors: _Tensors, packed: list[str]
+) -> Checkpoint:
+    """Look at a file of a kind that we load: its architecture, and whether it is whole."""
+    notes = read_notes(header)
+    if notes.kind not in (None, probe.note):
+        raise CheckpointError(
+            f"its metadata says that it is of the kind {notes.kind}, but its keys are those of a "
+            f"{probe.kind.value}; use a file as its author wrote it."
+        )
+    foreign = {name: part for name in tensors if (part := foreign_part(name)) is not None}
+    own = [name for name in tensors if name not in foreign]
+    renamed = to_wan_keys(own, probe.layout)
+    shapes = {renamed[name]: tensors[name].shape for name in own}
+    try:
+        config = _config(probe.kind, shapes, notes)
+    except MissingError as error:
+        return Checkpoint(
+            header=header,
+            kind=probe.kind,
+            name=f"part of a Wan {probe.kind.value}",
+            details=f"{len(tensors)} tensors of it",
+            layout=probe.layout,
+            prefix=prefix,
+            missing=(error.name,),
+            obstacle="it is one file of several, or damaged; get the model as one file",
+        )
+    whole = expected_shapes(config)
+    name, details, obstacle = _describe(config, foreign.values())
+    packing = _packing(header, packed)
+    if not packing:
+        _check_shapes(shapes, whole)
+    return Checkpoint(
+        header=header,
+        kind=probe.kind,
+        name=name,
+        details=details,
+        layout=probe.layout,
+        prefix=prefix,
+        config=config,
+        tensors={renamed[name]: f"{prefix}{name}" for name in own},
+        expected=len(whole),
+        missing=tuple(name for name in whole if name not in shapes),
+        unexpected=(*(name for name in shapes if name not in whole), *foreign),
+        quantisation="scaled" if packed else "",
+        obstacle=obstacle or packing,
+    )
+
+
+def _config(kind: Kind, shapes: Shapes, notes: Notes) -> Config:
+    if kind is Kind.DIT:
+        return dit_config(shapes, notes)
+    if kind is Kind.VAE:
+        return vae_config(shapes, notes)
+    return word_config(shapes)
+
+
+def _describe(config: Config, foreign: Iterable[str]) -> tuple[str, str, str | None]:
+    """Give name, details and obstacle."""
+    if isinstance(config, DiTConfig):
+        name, obstacle = name_dit(config, foreign)
+        return name, describe_dit(config), obstacle
+    if isinstance(config, VAEConfig):
+        return name_vae(config), describe_vae(config), None
+    return "word text encoder", f"{config.buckets} words, width {config.text_dim}", None
+
+
+def _packing(header: Header, packed: list[str]) -> str | None:
+    """Say which number formats of a file cannot be loaded; None if all can."""
+    foreign = [name for name in count_formats(header.tensors) if name not in LOADABLE]
+    if not foreign and not packed:
+        return None
+    formats = f"the number format {' and '.join(foreign)}" if foreign else "scaled weights"
+    return f"{formats} cannot be loaded yet; {', '.join(LOADABLE.values())} can"
+
+
+def make_module(config: Config) -> nn.Module:
+    """Build a model of this architecture, without memory for its weights."""
+    with torch.device("meta"):
+        if isinstance(config, DiTConfig):
+            return WanDiT(config)
+        if isinstance(config, VAEConfig):
+            return WanVAE(config)
+        return WordEncoder(config)
+
+
+@lru_cache(maxsize=16)
+def expected_shapes(config: Config) -> Shapes:
+    """Give the shapes of all tensors of a model, by original Wan name."""
+    return {name: tuple(value.shape) for name, value in make_module(config).state_dict().items()}
+
+
+def _check_shapes(shapes: Shapes, whole: Shapes) -> None:
+    for name, shape in shapes.items():
+        if name in whole and whole[name] != shape:
+            raise CheckpointError(
+                f"{shown(name)} has shape {shown(str(list(shape)))}, but the rest of the file "
+                f"wants {list(whole[name])}; the file is damaged or of another kind."
+            )

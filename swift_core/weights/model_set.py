@@ -1,0 +1,214 @@
+"""The models of a run as one value: each known by its configuration now, loaded when needed.
+
+A set is a folder: model files, and ``set.json`` which says what each is for and how the models
+want to be sampled. Without ``set.json`` the files are told apart by their headers, as far as that
+goes. Whether the models fit together is checked before any weight is read.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from ..errors import CheckpointError
+from ..flow.recipe import Recipe
+from ..model.config import DiTConfig
+from ..model.dit import WanDiT
+from ..precision import Precision
+from ..text.words import WordConfig, WordEncoder
+from ..vae.autoencoder import WanVAE
+from ..vae.config import VAEConfig
+from .build import build_dit, build_vae, build_words, check_usable
+from .checkpoint import Checkpoint
+from .detect import detect
+from .headers import read_header
+from .notes import Config
+from .set_file import DEFAULT_BOUNDARY, SET_FILE, SLOT_NEEDS, SetFile, assign_files, read_set_file
+
+ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_Wanted = TypeVar("_Wanted", DiTConfig, VAEConfig, WordConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot(Generic[ConfigT, ModuleT]):
+    """One model of a set.
+
+    Attributes:
+        config: its architecture.
+        source: its file, or ``seeded``.
+        load: makes the model; whoever calls it holds the only one.
+    """
+
+    config: ConfigT
+    source: str
+    load: Callable[[Precision], ModuleT]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSet:
+    """The models of a run, and how they want to be sampled.
+
+    Attributes:
+        name: what people call the set.
+        description: one sentence for people; it may warn.
+        text: the text encoder.
+        motion_high: Stage I at high noise levels; at all of them if there is no other.
+        motion_low: Stage I at low noise levels.
+        motion_vae: the VAE of Stage I.
+        detail: Stage II.
+        detail_vae: the VAE of Stage II; the same object as ``motion_vae`` if they share one.
+        motion_recipe: how Stage I is sampled unless told otherwise.
+        detail_recipe: how Stage II is sampled unless told otherwise.
+        boundary: sigma from which on the high-noise expert works.
+    """
+
+    name: str
+    description: str
+    text: Slot[WordConfig, WordEncoder]
+    motion_high: Slot[DiTConfig, WanDiT]
+    motion_low: Slot[DiTConfig, WanDiT] | None
+    motion_vae: Slot[VAEConfig, WanVAE]
+    detail: Slot[DiTConfig, WanDiT]
+    detail_vae: Slot[VAEConfig, WanVAE]
+    motion_recipe: Recipe
+    detail_recipe: Recipe
+    boundary: float = DEFAULT_BOUNDARY
+
+    def __post_init__(self) -> None:
+        _check_motion(self)
+        _check_detail(self)
+        _check_text(self)
+
+
+def _check_motion(models: ModelSet) -> None:
+    dit, low, vae = models.motion_high, models.motion_low, models.motion_vae
+    _check_latent("Stage I", dit, vae)
+    channels, time = dit.config.out_channels, vae.config.compression.time
+    if dit.config.in_channels not in (channels, 2 * channels + time):
+        raise CheckpointError(
+            f"Stage I's DiT ({dit.source}) takes {dit.config.in_channels} channels; it must take "
+            f"{channels} (its latent) or {2 * channels + time} (latent, {time} mask channels, "
+            "picture): choose an image-to-video model."
+        )
+    if low is not None and low.config != dit.config:
+        raise CheckpointError(
+            f"Stage I's experts are of different architectures ({dit.source} and {low.source}); "
+            "use two experts of one model."
+        )
+
+
+def _check_detail(models: ModelSet) -> None:
+    dit = models.detail
+    _check_latent("Stage II", dit, models.detail_vae)
+    channels = dit.config.out_channels
+    if dit.config.in_channels not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"Stage II's DiT ({dit.source}) takes {dit.config.in_channels} channels; it must take "
+            f"{channels} (its latent) or {2 * channels} (latent and reference): choose a TI2V "
+            "model or its form with reference channels."
+        )
+
+
+def _check_latent(stage: str, dit: Slot[DiTConfig, WanDiT], vae: Slot[VAEConfig, WanVAE]) -> None:
+    if dit.config.out_channels != vae.config.latent_channels:
+        raise CheckpointError(
+            f"{stage}'s DiT ({dit.source}) makes latents of {dit.config.out_channels} channels, "
+            f"but its VAE ({vae.source}) has {vae.config.latent_channels}; choose the VAE that "
+            "belongs to the DiT."
+        )
+
+
+def _check_text(models: ModelSet) -> None:
+    width = models.text.config.text_dim
+    for stage, dit in (("Stage I", models.motion_high), ("Stage II", models.detail)):
+        if dit.config.text_dim != width:
+            raise CheckpointError(
+                f"{stage}'s DiT ({dit.source}) reads text embeddings {dit.config.text_dim} wide, "
+                f"but the text encoder ({models.text.source}) makes them {width} wide; choose the "
+                "text encoder that belongs to the DiT."
+            )
+
+
+def open_model_set(folder: Path | str) -> ModelSet:
+    """Open a folder of models; no weight is read.
+
+    Raises:
+        CheckpointError: if a file is missing or wrong, the files cannot be told apart, or the
+            models do not fit together.
+        ScheduleError: if a recipe in ``set.json`` makes no schedule.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder; name a folder with a set of models.")
+    if (folder / SET_FILE).exists():
+        found = read_set_file(folder)
+        checkpoints = {
+            name: detect(read_header(folder / name)) for name in set(found.slots.values())
+        }
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+        checkpoints = {path.name: detect(read_header(path)) for path in files}
+        found = assign_files(folder, checkpoints)
+    return _fill_slots(found, checkpoints)
+
+
+def _fill_slots(found: SetFile, checkpoints: Mapping[str, Checkpoint]) -> ModelSet:
+    files = found.slots
+    motion_vae = _vae("motion_vae", checkpoints[files["motion_vae"]])
+    shares_vae = files["detail_vae"] == files["motion_vae"]
+    low = files.get("motion_low")
+    text = checkpoints[files["text"]]
+    return ModelSet(
+        name=found.name,
+        description=found.description,
+        text=Slot(
+            config=_config("text", text, WordConfig),
+            source=str(text.path),
+            load=lambda precision: build_words(text, precision=precision),
+        ),
+        motion_high=_dit("motion_high", checkpoints[files["motion_high"]]),
+        motion_low=None if low is None else _dit("motion_low", checkpoints[low]),
+        motion_vae=motion_vae,
+        detail=_dit("detail", checkpoints[files["detail"]]),
+        detail_vae=(
+            motion_vae if shares_vae else _vae("detail_vae", checkpoints[files["detail_vae"]])
+        ),
+        motion_recipe=found.motion,
+        detail_recipe=found.detail,
+        boundary=found.boundary,
+    )
+
+
+def _dit(slot: str, checkpoint: Checkpoint) -> Slot[DiTConfig, WanDiT]:
+    return Slot(
+        config=_config(slot, checkpoint, DiTConfig),
+        source=str(checkpoint.path),
+        load=lambda precision: build_dit(checkpoint, precision=precision),
+    )
+
+
+def _vae(slot: str, checkpoint: Checkpoint) -> Slot[VAEConfig, WanVAE]:
+    return Slot(
+        config=_config(slot, checkpoint, VAEConfig),
+        source=str(checkpoint.path),
+        load=lambda precision: build_vae(checkpoint, precision=precision),
+    )
+
+
+def _config(slot: str, checkpoint: Checkpoint, wanted: type[_Wanted]) -> _Wanted:
+    """Give a file's configuration, if it can be used in a slot."""
+    config: Config | None = checkpoint.config
+    need = SLOT_NEEDS[slot]
+    if checkpoint.kind is not need.kind:
+        own = [name for name, other in SLOT_NEEDS.items() if other.kind is checkpoint.kind]
+        place = f"name it under {' or '.join(own)}" if own else "it is no model of a set"
+        raise CheckpointError(
+            f"{checkpoint.path} is {checkpoint.label}, but {need.place} ({slot}) needs "
+            f"{need.what}: {place}."
+        )
+    check_usable(checkpoint)
+    assert isinstance(config, wanted), "a usable checkpoint has its kind's configuration"
+    return config
