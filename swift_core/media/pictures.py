@@ -29,8 +29,8 @@ MOST_PIXELS = 200_000_000
 
 JPEG_QUALITY = 95
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)
-"""What Pillow raises from a damaged file; each of them was met (SyntaxError: a broken PNG)."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises from a damaged file, as shown by damaging files at random."""
 
 _WITHOUT_ALPHA = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB"}
 """The mode that holds the same colours in whole bytes; a profile is made for that one."""
@@ -157,7 +157,7 @@ def to_picture(image: Image.Image) -> Float[Tensor, "h w 3"]:
     if image.mode.startswith(("I", "F")):
         grey = _grey_levels(image)
         return grey[..., None].expand(-1, -1, 3).contiguous()
-    colour = torch.from_numpy(np.array(_to_srgb(image))).float() / 255
+    colour = torch.from_numpy(np.array(_to_srgb(image))).float().div_(255)
     if not image.has_transparency_data:
         return colour
     opacity = np.array(image.convert("RGBA").getchannel("A"))

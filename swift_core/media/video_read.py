@@ -219,11 +219,17 @@ def _opened(path: Path) -> Generator[tuple[InputContainer, VideoStream], None, N
     _check_whole(path)
     with _naming_errors(path):
         # No playlist may lead to the network: only files are read.
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
+        container = av.open(
+            str(path.absolute()),
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",  # old titles are in many alphabets, few of them UTF-8
+        )
     with container:
         stream = _video_stream(container)
         if stream is None:
-            raise MediaError(f"{path} holds no video; name an MP4, MOV, MKV or WebM file.")
+            raise MediaError(
+                f"{path} holds no video that can be read here; name an MP4, MOV, MKV or WebM file."
+            )
         if stream.codec_context.color_trc in _HDR_TRANSFERS:
             _log.warning("%s is HDR; its colours are taken as they are and look pale", path)
         yield container, stream
@@ -232,9 +238,11 @@ def _opened(path: Path) -> Generator[tuple[InputContainer, VideoStream], None, N
 def _video_stream(container: InputContainer) -> VideoStream | None:
     """Find the first stream that moves: no cover picture, no text drawn as video."""
     for stream in container.streams.video:
-        if stream.codec_context.name != "ansi" and not (
-            stream.disposition & Disposition.attached_pic
-        ):
+        # The stub does not know that a stream without a decoder has no context.
+        if stream.codec_context is None:  # pyright: ignore[reportUnnecessaryComparison]
+            continue
+        cover = stream.disposition & Disposition.attached_pic
+        if stream.codec_context.name != "ansi" and not cover:
             return stream
     return None
 

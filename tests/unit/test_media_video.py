@@ -287,8 +287,27 @@ def test_what_is_no_video_is_refused(tmp_path):
         read_video(path)
     text = tmp_path / "a.txt"
     text.write_text("FFmpeg would draw these words as a video.\n" * 20)
-    with pytest.raises(MediaError, match="holds no video; name an MP4, MOV, MKV or WebM file"):
+    with pytest.raises(MediaError, match="holds no video that can be read here; name an MP4"):
         read_video(text)
+
+
+def test_a_title_in_another_alphabet_is_no_obstacle(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Title"
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        container.mux(stream.encode(yuv_frames(64, 64)[0]))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"Title", b"T\xeftle"))
+    assert len(read_video(path).frames) == 1
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path):
+    path = write(waves(1), tmp_path / "a.mkv")
+    path.write_bytes(path.read_bytes().replace(b"V_FFV1", b"V_XXV1"))
+    with pytest.raises(MediaError, match="holds no video that can be read here"):
+        read_video(path)
 
 
 def test_a_file_with_sound_only_is_refused(tmp_path):
