@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import MediaError
-from .files import PICTURE_SUFFIXES
+from ..files import PICTURE_SUFFIXES
 from .pictures import load_frames, load_picture
 from .video_read import Clip, read_video
 

@@ -20,8 +20,8 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from torch.nn import functional as F
 
 from ..errors import MediaError, OutputError
+from ..files import PICTURE_SUFFIXES, check_readable, part_file
 from ..shapes import Float, Tensor
-from .files import PICTURE_SUFFIXES, check_readable, part_file
 from .levels import to_levels
 
 MOST_PIXELS = 200_000_000

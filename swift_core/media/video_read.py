@@ -25,10 +25,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..errors import MediaError
+from ..files import check_readable
 from ..shapes import Float, Tensor
 from .colour import matrix_of, planes_to_rgb, scale_of
 from .containers import stated_nbytes
-from .files import check_readable
 from .planes import plane_values
 
 CHUNK = 16

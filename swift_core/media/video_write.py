@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from torch.nn import functional as F
 
 from ..errors import MediaError, OutputError
+from ..files import part_file
 from ..shapes import Float, Tensor
 from .codecs import (
     CODECS,
@@ -31,7 +32,6 @@ from .codecs import (
     quality_of,
 )
 from .colour import rgb_to_planes
-from .files import part_file
 from .levels import check_numbers, to_levels
 from .planes import plane_values
 

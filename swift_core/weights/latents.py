@@ -11,6 +11,7 @@ from safetensors.torch import (
 )
 
 from ..errors import CheckpointError
+from ..files import part_file
 from ..shapes import Float, Tensor
 from .headers import read_header
 
@@ -32,14 +33,10 @@ class SavedLatent:
 
 
 def save_latent(saved: SavedLatent, path: Path) -> None:
-    """Write a latent, through a temporary file: what is there under the name is always whole."""
-    part = path.with_name(f".{path.name}.part")
+    """Write a latent; under the name there is always a whole file."""
     metadata = {_METADATA: json.dumps({"frames_per_second": str(saved.frames_per_second)})}
-    try:
+    with part_file(path) as part:
         save_file({_TENSOR: saved.latent.contiguous().cpu().float()}, part, metadata=metadata)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_latent(path: Path) -> SavedLatent:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from swift_core.errors import MediaError, OutputError
-from swift_core.media.files import check_readable, check_writable, part_file
+from swift_core.files import check_readable, check_writable, part_file
 
 
 def everything_in(folder):
