@@ -75,7 +75,7 @@ class WanVAE(nn.Module):
         return mean, log_var
 
     def encode_stream(
-        self, chunks: Iterable[Float[Tensor, "b rgb p h w"]]
+        self, chunks: Iterable[Float[Tensor, "b rgb _p _h _w"]]
     ) -> Iterator[Float[Tensor, "b c 1 i j"]]:
         """Encode chunks of 1, then ``time`` pixel frames, as they come; one latent frame each.
 

@@ -43,12 +43,14 @@ class CausalConv3d(nn.Conv3d):
         """Convolve a chunk that ``TailCache.extend`` has put its history in front of."""
         if input.shape[:4].numel() > SMALL_NUMEL:
             return super().forward(input)
-        windows = input.unfold(2, self.kernel_size[0], self.stride[0])
+        time, height, width = self.kernel_size
+        last = input.shape[2] - time + 1
+        taps = [input[:, :, tap : last + tap : self.stride[0]] for tap in range(time)]
         frames = F.conv2d(
-            rearrange(windows, "b c t h w k -> (b t) h w (k c)").movedim(-1, 1),
-            rearrange(self.weight, "d c k p q -> d (k c) p q"),
+            rearrange(torch.cat(taps, dim=1), "b c t h w -> (b t) c h w"),
+            rearrange(self.weight, "d c k p q -> d p q (k c)").movedim(-1, 1),
             self.bias,
-            padding=(self.kernel_size[1] // 2, self.kernel_size[2] // 2),
+            padding=(height // 2, width // 2),
         )
         return rearrange(frames, "(b t) d h w -> b d t h w", b=len(input))
 
