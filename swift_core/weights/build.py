@@ -14,6 +14,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import nn
 
 from ..errors import CheckpointError, OutputError
+from ..files import part_file
 from ..model.config import DiTConfig
 from ..model.dit import FP32_ISLANDS as DIT_ISLANDS
 from ..model.dit import WanDiT
@@ -126,29 +127,34 @@ def _read(
         with opened as file:
             for name, stored in checkpoint.tensors.items():
                 tensor: Tensor = file.get_tensor(stored)
+                if tuple(tensor.shape) != checkpoint.header.tensors[stored].shape:
+                    raise _changed(checkpoint, f"{name} has another shape")
                 weights[name] = tensor.to(dtype_of(name, precision, islands))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path} can no longer be read as it could a moment ago: {error}; was it "
-            "moved or replaced?"
-        ) from error
+        raise _changed(checkpoint, str(error)) from error
     return weights
+
+
+def _changed(checkpoint: Checkpoint, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path} is not what it was a moment ago ({what}): it was moved or replaced; "
+        "start again."
+    )
 
 
 def save_checkpoint(module: WanDiT | WanVAE | WordEncoder, path: Path) -> None:
     """Write a model with the notes that its shapes need.
 
-    What is there under the name is always whole: the file is written beside it, then renamed.
+    What is there under the name is always whole; missing folders are made.
 
     Raises:
         OutputError: if the place cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
-    try:
-        save_file(weights, part, metadata=describe_metadata(module.config))
-        part.replace(path)
-    except (SafetensorError, OSError) as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another folder.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with part_file(path) as part:
+        try:
+            save_file(weights, part, metadata=describe_metadata(module.config))
+        except (SafetensorError, OSError) as error:
+            raise OutputError(
+                f"{path} cannot be written: {error}; choose another folder."
+            ) from error

@@ -101,8 +101,10 @@ def _refusal(header: Header, what: str) -> CheckpointError:
 
 
 def _value(value: Any) -> str:
-    simple = value is None or isinstance(value, str | int | float)
-    return shown(repr(value)) if simple else "a list or an object"
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    simple = value is None or isinstance(value, int | float)
+    return shown(str(value)) if simple else "a list or an object"
 
 
 def _count(header: Header, notes: dict[str, Any], name: str, *, most: int) -> int | None:
@@ -126,12 +128,13 @@ def _channels(
     value = notes.get(name)
     if value is None:
         return None
-    numbers = cast("list[Any]", value) if isinstance(value, list) else [value]
+    above = "" if least < 0 else f" above {least:g}"
+    form = f"it must be a list of finite numbers{above}"
+    if not isinstance(value, list):
+        raise _refusal(header, f"{name} is {_value(value)}; {form}")
+    numbers = cast("list[Any]", value)
     for number in numbers:
         fits = type(number) in (int, float) and abs(number) < 1e6 and number > least
         if not fits:
-            above = "" if least < 0 else f" above {least:g}"
-            raise _refusal(
-                header, f"{name} holds {_value(number)}; it must be a list of finite numbers{above}"
-            )
+            raise _refusal(header, f"{name} holds {_value(number)}; {form}")
     return tuple(float(number) for number in numbers)

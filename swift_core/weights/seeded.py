@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import OutputError
 from ..flow.recipe import Recipe
 from ..geometry import Patch
 from ..model.config import DiTConfig
@@ -150,10 +149,6 @@ def save_model_set(models: ModelSet, folder: Path) -> None:
     Raises:
         OutputError: if the place cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error}; choose another folder.") from error
     slots = {
         "text": models.text,
         "motion_high": models.motion_high,

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
 from ..errors import CheckpointError, OutputError
+from ..files import part_file
 from ..flow.recipe import Recipe, SolverName
 from ..model.config import DiTConfig
 from ..vae.config import VAEConfig
@@ -107,7 +108,7 @@ def read_set_file(folder: Path) -> SetFile:
 
 
 def write_set_file(folder: Path, content: SetFile) -> None:
-    """Write a folder's ``set.json``; what is there under the name is always whole.
+    """Write a folder's ``set.json``; under the name there is always a whole file.
 
     Raises:
         OutputError: if the place cannot be written.
@@ -120,14 +121,14 @@ def write_set_file(folder: Path, content: SetFile) -> None:
         "detail": _recipe_data(content.detail),
         "boundary": content.boundary,
     }
-    path, part = folder / SET_FILE, folder / f".{SET_FILE}.part"
-    try:
-        part.write_text(f"{json.dumps(data, indent=2)}\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another folder.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    path = folder / SET_FILE
+    with part_file(path) as part:
+        try:
+            part.write_text(f"{json.dumps(data, indent=2)}\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error}; choose another folder."
+            ) from error
 
 
 def _recipe_data(recipe: Recipe) -> dict[str, Any]:
