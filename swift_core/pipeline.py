@@ -13,13 +13,14 @@ from .flow.recipe import Recipe
 from .geometry import PixelShape
 from .progress import Phase
 from .segments.plan import SegmentSettings
+from .segments.sampler import check_segment_seeds
 from .shapes import Float, Tensor
 from .stages.motion import MotionSettings, make_motion
 from .stages.pixels import decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import build_reference, check_motion
-from .stages.refine import RefineSettings, refine
+from .stages.refine import RefineSettings, check_reference_strength, refine
 from .stages.runtime import Runtime
 from .weights.model_set import ModelSet
 
@@ -50,6 +51,9 @@ class GenerationSettings:
     reference_strength: float | None = None
     segment_seeds: Mapping[int, int] = field(default_factory=dict[int, int])
 
+    def __post_init__(self) -> None:
+        check_reference_strength(self.reference_strength)
+
 
 def _keep_nothing(_made: Tensor) -> None:
     """Ignore what was made."""
@@ -75,11 +79,12 @@ def plan(
 
     Raises:
         GeometryError: if size or length do not work.
+        SegmentError: if a segment seed is for no segment.
         MediaError: if a given motion clip is of another length.
     """
     if motion is not None:
         check_motion(motion, settings.output)
-    return plan_generation(
+    made = plan_generation(
         settings.output,
         settings.segments,
         models=planned_models(models),
@@ -87,6 +92,8 @@ def plan(
         detail_recipe=settings.detail_recipe,
         has_motion=motion is not None,
     )
+    check_segment_seeds(made.segments, settings.segment_seeds)
+    return made
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SegmentError
+from ..errors import MediaError
 from ..files import check_writable
+from ..geometry import PixelShape
 from ..media.clips import read_clip
 from ..media.codecs import VideoCodec
 from ..media.fidelity import psnr
@@ -67,11 +68,7 @@ def _check(options: argparse.Namespace) -> _Job:
     settings = _settings(options, models)
     plan(models, settings)
     picture = load_picture(options.image)
-    motion = None
-    if options.motion:
-        # One frame more than needed shows that a clip is too long, without reading all of it.
-        most = settings.output.pixel_frames + 1
-        motion = read_clip(options.motion, most_frames=most).frames
+    motion = _read_motion(options.motion, settings.output) if options.motion else None
     return _Job(
         options=options,
         models=models,
@@ -102,8 +99,7 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettings:
-    seeds: dict[int, int] = dict(options.segment_seed)
-    settings = GenerationSettings(
+    return GenerationSettings(
         output=output_shape(options),
         prompt=options.prompt,
         negative=options.negative,
@@ -112,16 +108,19 @@ def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettin
         motion_recipe=recipe(options, models.motion_recipe, prefix="motion_"),
         detail_recipe=recipe(options, models.detail_recipe, prefix=""),
         reference_strength=options.reference_strength,
-        segment_seeds=seeds,
+        segment_seeds=dict[int, int](options.segment_seed),
     )
-    count = len(plan(models, settings).segments.segments)
-    for segment in seeds:
-        if not 0 <= segment < count:
-            raise SegmentError(
-                f"--segment-seed {segment}={seeds[segment]}: the plan has {count} segments, "
-                f"counted from 0 to {count - 1}."
-            )
-    return settings
+
+
+def _read_motion(path: Path, output: PixelShape) -> Tensor:
+    """Read a motion clip, but of a clip that is too long no more than shows that it is."""
+    frames = read_clip(path, most_frames=output.pixel_frames + 1).frames
+    if len(frames) > output.pixel_frames:
+        raise MediaError(
+            f"{path} has more than {output.pixel_frames} frames, the video is to have "
+            f"{output.pixel_frames}; cut the clip, or ask for more with --pixel-frames."
+        )
+    return frames
 
 
 def _run(job: _Job, bars: Bars) -> float:

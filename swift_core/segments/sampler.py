@@ -56,6 +56,21 @@ def start_targets(
     return (1 - sigma) * reference + sigma * noise
 
 
+def check_segment_seeds(plan: SegmentPlan, segment_seeds: Mapping[int, int]) -> None:
+    """Refuse seeds for segments that the plan does not have.
+
+    Raises:
+        SegmentError: naming the segment and how many there are.
+    """
+    count = len(plan.segments)
+    for index in segment_seeds:
+        if not 0 <= index < count:
+            raise SegmentError(
+                f"segment {index} cannot be re-rolled: the plan has {count} segments, counted "
+                f"from 0 to {count - 1}."
+            )
+
+
 def sample_segments(
     denoiser: Denoiser,
     reference: Float[Tensor, "b c t h w"],
@@ -85,12 +100,7 @@ def sample_segments(
             f"the plan is for {plan.latent_frames} latent frames, the reference has "
             f"{latent_frames}; plan again for this clip."
         )
-    unknown = sorted(set(sampling.segment_seeds) - {segment.index for segment in plan.segments})
-    if unknown:
-        raise SegmentError(
-            f"segment {unknown[0]} cannot be re-rolled: the plan has {len(plan.segments)} "
-            "segments, counted from 0."
-        )
+    check_segment_seeds(plan, sampling.segment_seeds)
     shape = LatentShape(channels=channels, latent_frames=latent_frames, height=height, width=width)
     clip_noise = ClipNoise(seed=sampling.seed, shape=shape)
     latent = reference.clone()

@@ -20,6 +20,19 @@ NOISED_REFERENCE_STRENGTH = 0.5
 """Default for a DiT without reference channels: LongCat-Video's refinement starts there too."""
 
 
+def check_reference_strength(strength: float | None) -> None:
+    """Refuse a share of the reference that leaves nothing to sample.
+
+    Raises:
+        ScheduleError: naming the value and the range.
+    """
+    if strength is not None and not 0 <= strength < 1:
+        raise ScheduleError(
+            f"reference_strength is {strength:g}; it must be at least 0 (start from noise) "
+            "and below 1 (which would leave nothing to sample)."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefineSettings:
     """How Stage II samples.
@@ -40,12 +53,7 @@ class RefineSettings:
     reference_strength: float | None = None
 
     def __post_init__(self) -> None:
-        strength = self.reference_strength
-        if strength is not None and not 0 <= strength < 1:
-            raise ScheduleError(
-                f"reference_strength is {strength:g}; it must be at least 0 (start from noise) "
-                "and below 1 (which would leave nothing to sample)."
-            )
+        check_reference_strength(self.reference_strength)
 
     def sampling(self, *, concatenates_reference: bool) -> SegmentSampling:
         """Give the sampler its schedule, for a model that sees the reference or does not."""
