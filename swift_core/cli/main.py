@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SwiftError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
+        # A bar may have been cut short in the middle of its line.
+        sys.stderr.write("\n")
         return _refuse("stopped; no unfinished file is left.")
     except BrokenPipeError:
         # The reader of our output went away (head, a pager): nothing is left to say.
