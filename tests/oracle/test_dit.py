@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
-from swift_core.weights.layouts import dit_to_diffusers
 
 from swift_core.geometry import Patch
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
 from swift_core.model.modulation import timestep_sinusoids
 from swift_core.model.rope import apply_rope, make_rope
+from swift_core.weights.layouts import dit_to_diffusers
 from tests.weights import fill_
 
 diffusers = pytest.importorskip("diffusers")
