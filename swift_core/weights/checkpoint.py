@@ -19,7 +19,7 @@ _FORMAT_NAMES = {
     "F8_E4M3": "fp8 (e4m3)",
     "F8_E5M2": "fp8 (e5m2)",
     "I8": "int8",
-    "U8": "packed 4-bit or 8-bit",
+    "U8": "packed or raw bytes",
     "F64": "fp64",
 }
 
@@ -172,4 +172,5 @@ def in_bytes(nbytes: int) -> str:
 
 
 def _article(name: str) -> str:
-    return "an" if name[:1] in "AEIOUaeio" else "a"
+    """Give the article of a name as it is spoken; UMT5 begins like "you"."""
+    return "an" if name[:1] in "AEIO" else "a"

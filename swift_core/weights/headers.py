@@ -49,8 +49,10 @@ _PICKLE = (
     "safetensors version, or load this one in PyTorch with weights_only=True and save its tensors "
     "with safetensors.torch.save_file"
 )
+_ZIP = b"PK\x03\x04"
 _FOREIGN = (
-    (b"PK\x03\x04", _PICKLE),
+    (_ZIP, _PICKLE),
+    *((bytes((0x80, protocol)), _PICKLE) for protocol in range(2, 6)),
     (
         b"GGUF",
         "is a GGUF file, and only safetensors files are read here; load it with a GGUF loader node "
@@ -139,13 +141,12 @@ def _header_length(path: Path, first: bytes, *, nbytes: int) -> int:
     """Give the length of the JSON part, or say what the file is instead of safetensors."""
     if nbytes == 0:
         raise CheckpointError(f"{path} is empty (0 bytes); download it again.")
-    for magic, sentence in _FOREIGN:
-        if first.startswith(magic):
-            raise CheckpointError(f"{path} {sentence}.")
     length = int.from_bytes(first[:_PREFIX_NBYTES], "little")
+    # Only where it cannot be a length: one of 60 bytes begins like a web page.
     absurd = length > _MAX_HEADER_NBYTES
-    if absurd and first[0] == 0x80 and first[1] in range(2, 6):
-        raise CheckpointError(f"{path} {_PICKLE}.")
+    for magic, sentence in _FOREIGN:
+        if first.startswith(magic) and (absurd or magic == _ZIP):
+            raise CheckpointError(f"{path} {sentence}.")
     if len(first) <= _PREFIX_NBYTES:
         raise _half_downloaded(path, nbytes=nbytes, expected=f"at least {_PREFIX_NBYTES + 2}")
     if absurd or length < 2 or first[_PREFIX_NBYTES:] != b"{":
@@ -180,12 +181,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse(path: Path, text: bytes, *, nbytes: int) -> Header:
     try:
-        data: Any = json.loads(text, object_pairs_hook=_unique)
+        # It begins with a brace, so it is an object if it is JSON at all.
+        content: dict[str, Any] = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"it is not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise _damaged(path, "it is no JSON object")
-    content = cast("dict[str, Any]", data)
     metadata = _metadata(path, content.pop("__metadata__", {}))
     tensors = {name: _entry(path, name, value) for name, value in content.items()}
     begin = _PREFIX_NBYTES + len(text)

@@ -248,7 +248,7 @@ def test_packing_two_numbers_into_one_does_not_confuse(path):
     }
     checkpoint = look(path, shapes)
     assert checkpoint.config == WAN22_TI2V_5B
-    assert "packed 4-bit or 8-bit with parts in bf16" in checkpoint.sentence
+    assert "packed or raw bytes with parts in bf16" in checkpoint.sentence
 
 
 UMT5 = {
@@ -271,6 +271,7 @@ UMT5_IN_TRANSFORMERS = {
 def test_umt5_is_recognised(path, shapes, extra):
     checkpoint = look(path, {**shapes, **extra})
     assert checkpoint.kind is Kind.TEXT_UMT5
+    assert checkpoint.label == "a UMT5 text encoder"
     assert checkpoint.sentence.startswith(
         "UMT5 text encoder: a text encoder of 24 blocks, width 4096, 256384 tokens, bf16"
     )

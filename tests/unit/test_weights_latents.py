@@ -1,0 +1,76 @@
+"""Latents on disk: what was saved is loaded, and nothing else passes for one."""
+
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+
+from swift_core.errors import CheckpointError
+from swift_core.weights import latents
+from swift_core.weights.latents import SavedLatent, load_latent, save_latent
+from tests.unit.test_weights_headers import write_sparse
+
+SHAPE = {"latent": (1, 48, 2, 3, 4)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "latent.safetensors"
+
+
+def write_latent(path, rate="16", shapes=SHAPE, dtype="F32"):
+    metadata = {"swift_i2v_latent": json.dumps({"frames_per_second": rate})}
+    return write_sparse(path, shapes, dtype=dtype, metadata=metadata)
+
+
+@pytest.mark.parametrize("rate", [Fraction(16), Fraction(24000, 1001)])
+def test_what_is_saved_is_loaded(path, rate):
+    latent = torch.randn(1, 48, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    save_latent(SavedLatent(latent=latent, frames_per_second=rate), path)
+    loaded = load_latent(path)
+    assert torch.equal(loaded.latent, latent)
+    assert loaded.frames_per_second == rate
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shapes": {"other": (1, 48, 2, 3, 4)}},
+        {"shapes": {"latent": (48, 2, 3, 4)}},
+        {"shapes": {"latent": (2, 48, 2, 3, 4)}},
+        {"shapes": {"latent": (1, 48, 0, 3, 4)}},
+        {"dtype": "BF16"},
+    ],
+)
+def test_other_tensors_are_no_latent(path, changes):
+    with pytest.raises(CheckpointError, match="is no saved latent; pass a file written by gener"):
+        load_latent(write_latent(path, **changes))
+
+
+def test_a_file_without_our_notes_is_no_latent(path):
+    with pytest.raises(CheckpointError, match="is no saved latent"):
+        load_latent(write_sparse(path, SHAPE, dtype="F32"))
+
+
+@pytest.mark.parametrize("rate", ["1e999999999", "0", "16/0", "-1", "inf", "1" * 30, "٣", 16, [16]])
+def test_a_hostile_rate_is_refused_at_once(path, rate):
+    with pytest.raises(CheckpointError, match=r"as its frames per second, which must be a number"):
+        load_latent(write_latent(path, rate=rate))
+
+
+@pytest.mark.parametrize("notes", ["{}", "{", "[]", "3", "[" * 100_000])
+def test_notes_without_a_rate_are_refused(path, notes):
+    write_sparse(path, SHAPE, dtype="F32", metadata={"swift_i2v_latent": notes})
+    with pytest.raises(CheckpointError, match="does not say its frames per second"):
+        load_latent(path)
+
+
+def test_a_file_that_goes_away_is_refused(path, monkeypatch):
+    def gone(_path):
+        raise FileNotFoundError(2, "No such file")
+
+    monkeypatch.setattr(latents, "load_file", gone)
+    with pytest.raises(CheckpointError, match=r"can no longer be read: .*No such file"):
+        load_latent(write_latent(path))
