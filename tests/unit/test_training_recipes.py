@@ -1,0 +1,279 @@
+"""The recipes: a step lowers the loss, a resumed run is the run, what they write can be read."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from swift_core.errors import CheckpointError
+from swift_core.geometry import Patch, PixelShape
+from swift_core.precision import FP32
+from swift_core.segments.plan import BlockRole, SegmentSettings, plan_segments
+from swift_core.weights.build import build_vae
+from swift_core.weights.model_set import open_model_set
+from tests.models import SMALL_DIT, SMALL_VAE
+from training import recipes
+from training.chance import generator
+from training.curves import read_rows
+from training.data import ClipMaker
+from training.detail import DetailTask, draw_segment, gather_context
+from training.dits import make_dit, make_words
+from training.fewsteps import walk
+from training.latents import Pool
+from training.loop import Budget, RunSettings, RunState, rate_share, train
+from training.motion import MotionTask, Stage1
+from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
+from training.pictures import PHOTOGRAPHS
+from training.references import DetailBatch, hybrid_reference, shrink
+from training.sizes import FULL, SMALL, TINY_VAE, TINY_WORDS, Diet, Scale
+from training.textures import draw_textures
+from training.vae import VAETask, make_vae, skeleton_only
+
+CPU = torch.device("cpu")
+CLIP = PixelShape(pixel_frames=5, height=32, width=32)
+DIET = Diet(shapes=(CLIP, replace(CLIP, pixel_frames=9)), batch=2, pool=2, refresh=2)
+WORDS = replace(TINY_WORDS, text_dim=SMALL_DIT.text_dim)
+MOTION = replace(SMALL_DIT, in_channels=20, layers=1, patch=Patch(time=1, height=1, width=1))
+DETAIL = replace(SMALL_DIT, in_channels=16, layers=1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "cache.safetensors"
+    pictures = draw_textures(len(PHOTOGRAPHS), side=96, seed=7)
+    levels = {
+        photograph.name: (picture * 255).round().to(torch.uint8).contiguous()
+        for photograph, picture in zip(PHOTOGRAPHS, pictures, strict=True)
+    }
+    save_file(levels, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(cache):
+    return ClipMaker(seed=3, device=CPU, textures=4, cache=cache)
+
+
+def small_vae_task(clips):
+    return VAETask(make_vae(SMALL_VAE, seed=0), clips, DIET)
+
+
+def small_motion_task(clips):
+    stage = Stage1(make_dit(MOTION, seed=0), make_words(WORDS, seed=0), make_vae(SMALL_VAE, seed=0))
+    stage.vae.requires_grad_(False)
+    return MotionTask(stage, clips, DIET)
+
+
+def small_detail_task(clips):
+    motion = small_motion_task(clips).stage
+    return DetailTask(make_dit(DETAIL, seed=0), motion.words, motion.vae, clips, DIET, stage=motion)
+
+
+TASKS = [small_vae_task, small_motion_task, small_detail_task]
+
+
+@pytest.mark.parametrize("make_task", TASKS)
+def test_steps_lower_the_loss(make_task, clips):
+    task = make_task(clips)
+    optimizer = MuonAdam(
+        [(name, p) for module in task.modules.values() for name, p in module.named_parameters()],
+        Rates(matrix=0.02, vector=3e-3),
+    )
+    before = float(task.losses(0)["loss"].detach())
+    for step in range(12):
+        task.losses(0)["loss"].backward()
+        optimizer.step(step, share=1.0)
+    assert float(task.losses(0)["loss"].detach()) < 0.9 * before
+
+
+@pytest.mark.parametrize("make_task", TASKS)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    make_task, clips, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("training.vae.SKELETON_STEPS", 3)
+    ends = {}
+    for name, stops in (("through", (6,)), ("halves", (4, 6))):
+        for stop in stops:
+            # A fall that begins before the first stop would make the first half another run.
+            monkeypatch.setattr("training.loop.FALL", 1e-9)
+            settings = RunSettings(
+                out=tmp_path / name, budget=Budget(steps=stop), resume=stop > 4, log_every=1
+            )
+            state = train(make_task(clips), settings)
+            assert state.step == stop
+        task = make_task(clips).name
+        ends[name] = load_file(tmp_path / name / f"{task}.checkpoint.safetensors")
+        steps = [row["step"] for row in read_rows(tmp_path / name / f"{task}.csv")]
+        assert steps == [0, 1, 2, 3, 4, 5]
+    assert ends["through"].keys() == ends["halves"].keys()
+    for name, tensor in ends["through"].items():
+        assert torch.equal(tensor, ends["halves"][name]), name
+
+
+def test_a_checkpoint_is_not_overwritten_unasked(clips, tmp_path):
+    settings = RunSettings(out=tmp_path, budget=Budget(steps=1))
+    train(small_vae_task(clips), settings)
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(small_vae_task(clips), settings)
+    (tmp_path / "vae.checkpoint.safetensors").rename(tmp_path / "motion.checkpoint.safetensors")
+    with pytest.raises(CheckpointError, match="no run of motion"):
+        train(small_motion_task(clips), replace(settings, resume=True))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
+    task = small_vae_task(clips)
+    next(task.vae.parameters()).data.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="loss of vae is nan at step 0"):
+        train(task, RunSettings(out=tmp_path, budget=Budget(steps=1)))
+
+
+def test_rates_rise_at_once_and_fall_at_the_end():
+    assert rate_share(0.0, 0) < 0.1
+    assert rate_share(0.3, 1000) == 1
+    assert rate_share(0.9, 1000) == pytest.approx(0.1 / 0.35)
+    budget = Budget(seconds=10, steps=100)
+    assert budget.spent(RunState(step=20, seconds=5)) == 0.5
+    assert budget.spent(RunState(step=70, seconds=5)) == 0.7
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 20, 6), (2, 6, 20)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    matrices = torch.randn(shape, generator=generator(0))
+    values = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.min() > 0.3
+    assert values.max() < 1.4
+
+
+def test_tables_norms_and_ways_out_are_no_matrices():
+    dit = make_dit(SMALL_DIT, seed=0)
+    matrices = {name for name, parameter in dit.named_parameters() if is_matrix(name, parameter)}
+    assert "blocks.0.self_attn.q.weight" in matrices
+    for name in ("head.head.weight", "blocks.0.modulation", "blocks.0.self_attn.norm_q.weight"):
+        assert name not in matrices
+    vae = make_vae(SMALL_VAE, seed=0)
+    for name, parameter in vae.named_parameters():
+        assert is_matrix(name, parameter) is name.endswith("weight"), name
+
+
+def test_leaving_out_the_branches_is_exact_at_first():
+    vae = make_vae(SMALL_VAE, seed=0)
+    pixels = torch.rand((1, 3, 9, 32, 32), generator=generator(0)) * 2 - 1
+    with torch.no_grad():
+        whole = vae.decode(vae.encode(pixels))
+        with skeleton_only(vae):
+            skeleton = vae.decode(vae.encode(pixels))
+        again = vae.decode(vae.encode(pixels))
+    torch.testing.assert_close(skeleton, whole, rtol=0, atol=1e-5)
+    assert torch.equal(again, whole)
+
+
+def test_the_pool_moves_on_and_makes_the_same_again():
+    made = []
+
+    def make(index):
+        made.append(index)
+        return index * 10
+
+    pool = Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0)
+    drawn = [pool.draw(step) for step in range(20)]
+    for step, (index, batch) in enumerate(drawn):
+        assert step // 2 <= index < step // 2 + 3
+        assert batch == index * 10
+    assert len(made) == len(set(made))
+    assert (
+        Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0).draw(13) == drawn[13]
+    )
+
+
+def test_walking_follows_the_flow_to_the_clean_latent():
+    clean, noise = torch.randn((2, 1, 4, 2, 3, 3), generator=generator(0))
+    end = walk(lambda latent, sigma: (latent - clean) / sigma, noise, (1.0, 0.8, 0.3, 0.0))
+    torch.testing.assert_close(end, clean)
+
+
+def test_segments_are_drawn_as_csg_cuts_them():
+    plans = {
+        plan_segments(9, SegmentSettings(segment_length=m, neighbors=n, right_neighbors=r))
+        for m in (2, 3, 4)
+        for n in (0, 1, 2)
+        for r in (0, 1)
+    }
+    segments = {segment for plan in plans for segment in plan.segments}
+    drawn = {draw_segment(generator(1, number), 9)[0] for number in range(60)}
+    assert drawn <= segments
+    assert len(drawn) > 10
+
+
+def test_conditions_are_clean_and_targets_show_the_reference():
+    clean, reference = torch.randn((2, 1, 4, 9, 2, 2), generator=generator(0))
+    batch = DetailBatch(clean=clean, reference=reference, moves=())
+    for number in range(20):
+        draw = generator(2, number)
+        segment, _ = draw_segment(draw, 9)
+        context = gather_context(batch, segment, draw)
+        for place, (role, frame) in enumerate(
+            zip(segment.roles, segment.latent_frames, strict=True)
+        ):
+            seen = context[:, :, place]
+            if role is BlockRole.ANCHOR:
+                assert torch.equal(seen, clean[:, :, 0])
+            elif role is BlockRole.TARGET or frame in segment.right:
+                assert torch.equal(seen, reference[:, :, frame])
+            else:
+                span = reference[:, :, frame] - clean[:, :, frame]
+                worn = ((seen - clean[:, :, frame]) / span).mean()
+                assert -1e-6 <= worn <= 0.5
+
+
+def test_the_reference_holds_the_picture_as_frame_0():
+    film = torch.rand((1, 5, 64, 64, 3), generator=generator(0))
+    small = shrink(film)
+    assert small.shape == (1, 5, 16, 16, 3)
+    reference = hybrid_reference(film, small)
+    assert torch.equal(reference[:, 0], film[:, 0])
+    assert not torch.equal(reference[:, 1], film[:, 1])
+
+
+@pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
+def test_diets_fit_the_models(scale):
+    """VAE chunks; a quarter of Stage II's clips still encodes, and its tokens are whole."""
+    for diet, side in ((scale.vae, 8), (scale.motion, 8), (scale.detail, 32)):
+        for shape in diet.shapes:
+            assert (shape.pixel_frames - 1) % 4 == 0
+            assert shape.height % side == 0
+            assert shape.width % side == 0
+        assert all(diet.count(index) >= 1 for index in range(len(diet.shapes)))
+
+
+def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
+    for side in ("training", "held-out"):
+        (tmp_path / f"pictures-{side}.safetensors").write_bytes(cache.read_bytes())
+    for name, config in (
+        ("TINY_VAE", SMALL_VAE),
+        ("TINY_MOTION", MOTION),
+        ("TINY_DETAIL", DETAIL),
+        ("TINY_WORDS", WORDS),
+    ):
+        monkeypatch.setattr(recipes, name, config)
+    monkeypatch.setattr("training.vae.STATISTICS_BATCHES", 2)
+    scale = Scale(vae=DIET, motion=DIET, detail=DIET, seconds=1, judged_frames=5)
+    shop = recipes.Workshop(
+        settings=RunSettings(out=tmp_path, budget=Budget(steps=2)),
+        scale=scale,
+        device=CPU,
+        seed=0,
+        textures=4,
+        judge=False,
+    )
+    recipes.RECIPES["all"](shop)
+    models = open_model_set(tmp_path / "set")
+    assert models.name == "swift-tiny"
+    assert models.detail_recipe.steps == 4
+    vae = build_vae(tmp_path / "set" / "vae.safetensors", precision=FP32)
+    assert vae.config.latent_std != SMALL_VAE.latent_std
+    with torch.no_grad():
+        latent = vae.encode(torch.rand((1, 3, 5, 32, 32), generator=generator(1)) * 2 - 1)
+    assert latent.shape == (1, 8, 2, 4, 4)
+    assert models.motion_high.load(FP32).config.in_channels == 20
+    assert TINY_VAE.compression.space == 8

@@ -1,0 +1,1 @@
+"""How the tiny set is made: readable recipes, one command each (``python -m training``)."""

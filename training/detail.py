@@ -1,0 +1,193 @@
+"""Stage II: the reference becomes sharp, segment by segment.
+
+Training steps are segments as Conditional Segment-wise Generation cuts them, through the sampler's
+own plan and denoiser: anchor and neighbors clean at timestep 0, places in time those of the clip,
+the reference beside the noise. Neighbors are true frames drawn a little towards the reference,
+because those that sampling will bring are not perfect either.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from swift_core.geometry import PixelShape
+from swift_core.model.dit import PromptKeys, WanDiT
+from swift_core.precision import FP32
+from swift_core.segments.denoiser import SegmentContext
+from swift_core.segments.dit_denoiser import DiTDenoiser
+from swift_core.segments.plan import (
+    BlockRole,
+    Interaction,
+    Segment,
+    SegmentSettings,
+    plan_segments,
+)
+from swift_core.shapes import Float, Tensor
+from swift_core.stages.prompt import GuidedPrompt
+from swift_core.stages.refine import RefineSettings, refine
+from swift_core.stages.runtime import Runtime
+from swift_core.text.words import WordEncoder
+from swift_core.vae.autoencoder import WanVAE
+
+from .chance import choose, generator, happens, uniform
+from .data import VARIED, ClipMaker
+from .fewsteps import clean_estimate, latent_loss
+from .latents import Pool, channel_weights
+from .loop import Losses
+from .measure import psnr
+from .motion import Stage1
+from .moves import SINGLE_MOVES, Move
+from .optimizer import Rates
+from .prompts import bucket_prompt, embed
+from .references import DetailBatch, hybrid_reference, make_batch, shrink
+from .sizes import FEW_STEPS, Diet
+from .vae import to_clips, to_model
+
+READ_ONLY = 0.15
+"""Share of steps without bidirectional interaction, so that the ablation is not foreign to it."""
+
+
+SILENT = 0.2
+"""Share of steps without a prompt."""
+
+
+def draw_segment(draw: torch.Generator, latent_frames: int) -> tuple[Segment, Interaction]:
+    """Cut a clip as sampling may cut it, and take one segment."""
+    settings = SegmentSettings(
+        segment_length=choose(draw, (2, 3, 3, 3, 4)),
+        neighbors=choose(draw, (0, 1, 1, 1, 2)),
+        right_neighbors=choose(draw, (0, 0, 0, 0, 1)),
+    )
+    read_only = happens(draw, READ_ONLY)
+    interaction = Interaction.READ_ONLY if read_only else Interaction.BIDIRECTIONAL
+    return choose(draw, plan_segments(latent_frames, settings).segments), interaction
+
+
+def gather_context(
+    batch: DetailBatch, segment: Segment, draw: torch.Generator
+) -> Float[Tensor, "b c window h w"]:
+    """Collect what a segment sees: the picture, finished neighbors, the reference elsewhere."""
+    worn = uniform(draw, 0, 0.5) if happens(draw, 0.7) else 0.0
+    frames: list[Tensor] = []
+    for role, frame in zip(segment.roles, segment.latent_frames, strict=True):
+        clean, reference = batch.clean[:, :, frame], batch.reference[:, :, frame]
+        if role is BlockRole.ANCHOR:
+            frames.append(clean)
+        elif role is BlockRole.NEIGHBOR and frame in segment.left:
+            frames.append(torch.lerp(clean, reference, worn))
+        else:
+            frames.append(reference)
+    return torch.stack(frames, dim=2)
+
+
+class DetailTask:
+    """Predict the true latent of a segment's targets.
+
+    Args:
+        stage: Stage I for the references, or None where there is none yet.
+        words: those trained with Stage I; they stay as they are.
+    """
+
+    name = "detail"
+    rates = Rates(matrix=0.01, vector=1e-3)
+
+    def __init__(
+        self,
+        dit: WanDiT,
+        words: WordEncoder,
+        vae: WanVAE,
+        clips: ClipMaker,
+        diet: Diet,
+        *,
+        stage: Stage1 | None,
+    ) -> None:
+        self.dit = dit
+        self.words = words
+        self.vae = vae
+        self.clips = clips
+        self.diet = diet
+        self.stage = stage
+        self.pool = Pool(self.make, diet, seed=clips.seed)
+        self.weights = channel_weights(vae, clips, diet.shape(0))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Give the DiT."""
+        return {"dit": self.dit}
+
+    def make(self, index: int) -> DetailBatch:
+        """Make and encode a batch of clips with their references."""
+        made = self.clips.make(
+            index, count=self.diet.count(index), shape=self.diet.shape(index), style=VARIED
+        )
+        draw = generator(self.clips.seed, 4, index)
+        return make_batch(made.pixels, made.moves, self.stage, self.vae, draw)
+
+    def losses(self, step: int) -> Losses:
+        """Compare a clean estimate of one segment's targets with the truth."""
+        _, batch = self.pool.draw(step)
+        draw = generator(self.clips.seed, 5, step)
+        segment, interaction = draw_segment(draw, batch.clean.shape[2])
+        context = SegmentContext(
+            segment=segment,
+            reference=gather_context(batch, segment, draw),
+            interaction=interaction,
+        )
+        keys = self._read(batch.moves, draw)
+        denoiser = DiTDenoiser(dit=self.dit, prompt=keys, compute=torch.float32)
+        clean = batch.clean[:, :, list(segment.targets)]
+        noise = torch.randn(clean.shape, generator=draw).to(clean.device)
+        estimate, sigma = clean_estimate(denoiser.open(context), clean, noise, draw)
+        loss = latent_loss(estimate, clean, self.weights)
+        reference = batch.reference[:, :, list(segment.targets)]
+        return {
+            "loss": loss,
+            "gain": loss.detach() / latent_loss(reference, clean, self.weights),
+            "sigma": torch.tensor(sigma),
+        }
+
+    def _read(self, moves: tuple[Move, ...], draw: torch.Generator) -> PromptKeys:
+        most = self.dit.config.text_tokens
+        with torch.no_grad():
+            said = [bucket_prompt(draw, self.words, move, max_tokens=most) for move in moves]
+            if happens(draw, SILENT):
+                said = [buckets[:0] for buckets in said]
+            text = embed(self.words, said, max_tokens=most)
+        return self.dit.read_prompt(text)
+
+
+@torch.no_grad()
+def evaluate_detail(
+    dit: WanDiT,
+    words: WordEncoder,
+    vae: WanVAE,
+    clips: ClipMaker,
+    shape: PixelShape,
+) -> dict[str, float]:
+    """Refine held-out clips made small, beside what costs nothing and what is the most.
+
+    Returns:
+        PSNR over the frames after the first: of plain bicubic upsampling, of the VAE's
+        reconstruction of that, of Stage II, and of the VAE's reconstruction of the truth.
+    """
+    device = next(dit.parameters()).device
+    runtime = Runtime(device=device, precision=FP32)
+    rows: list[dict[str, float]] = []
+    for number in range(len(clips.photographs)):
+        move = SINGLE_MOVES[number % len(SINGLE_MOVES)]
+        true = clips.film(number, move, shape=shape)[None]
+        bicubic = hybrid_reference(true, shrink(true))
+        reference = vae.encode(to_model(bicubic)).float()
+        text = words.encode(move.words, max_tokens=dit.config.text_tokens)
+        prompt = GuidedPrompt(positive=dit.read_prompt(text), negative=None, cfg=1.0)
+        plan = plan_segments(reference.shape[2], SegmentSettings())
+        settings = RefineSettings(plan=plan, recipe=FEW_STEPS, seed=number)
+        made = to_clips(vae.decode(refine(dit, reference, prompt, settings, runtime=runtime)))
+        through = to_clips(vae.decode(reference))
+        ceiling = to_clips(vae.decode(vae.encode(to_model(true))))
+        named = {"bicubic": bicubic, "vae_bicubic": through, "stage2": made, "ceiling": ceiling}
+        row = {name: psnr(clip[:, 1:], true[:, 1:]) for name, clip in named.items()}
+        row["first"] = psnr(made[:, :1], true[:, :1])
+        rows.append(row)
+    return {name: round(sum(row[name] for row in rows) / len(rows), 3) for name in rows[0]}

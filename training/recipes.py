@@ -1,0 +1,208 @@
+"""The recipes end to end: what is read, trained, judged and written, in which order.
+
+Everything lies in one folder: checkpoints and curves of each recipe, ``pictures-*`` (a cache of the
+photographs), ``report.json`` (every evaluation), and ``set/``, the finished set as
+``swift_core`` opens it.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swift_core.errors import CheckpointError
+from swift_core.geometry import PixelShape
+from swift_core.model.dit import WanDiT
+from swift_core.precision import FP32
+from swift_core.text.words import WordEncoder
+from swift_core.vae.autoencoder import WanVAE, prepare
+from swift_core.weights.build import build_dit, build_vae, build_words
+from swift_core.weights.set_file import SetFile, write_set_file
+
+from .data import TEXTURES, ClipMaker
+from .detail import DetailTask, evaluate_detail
+from .dits import make_dit, make_words
+from .export import save_half
+from .loop import RunSettings, RunState, Task, train
+from .motion import MotionTask, Stage1, evaluate_motion
+from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Scale
+from .vae import VAETask, evaluate_vae, export_vae, make_vae, measure_statistics
+
+_log = logging.getLogger(__name__)
+
+VAE_FILE = "vae.safetensors"
+WORDS_FILE = "words.safetensors"
+MOTION_FILE = "motion.safetensors"
+DETAIL_FILE = "detail.safetensors"
+
+DESCRIPTION = (
+    "A toy set of a few megabytes, trained on a dozen photographs and procedural clips: it shows "
+    "how everything works, on any machine, and is honest about its quality."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """Where and how recipes run.
+
+    Attributes:
+        settings: of each run; ``settings.out`` is the folder of everything.
+        scale: sizes of clips and batches.
+        device: where models and clips are.
+        seed: of first weights and all data.
+        textures: how many to draw beside the photographs.
+        judge: whether to judge the finished models by held-out clips.
+    """
+
+    settings: RunSettings
+    scale: Scale
+    device: torch.device
+    seed: int
+    textures: int = TEXTURES
+    judge: bool = True
+
+    @property
+    def set_folder(self) -> Path:
+        """Give the folder of finished models."""
+        return self.settings.out / "set"
+
+    def clips(self, *, held_out: bool = False) -> ClipMaker:
+        """Open one side of the split."""
+        side = "held-out" if held_out else "training"
+        return ClipMaker(
+            seed=self.seed,
+            device=self.device,
+            held_out=held_out,
+            textures=self.textures,
+            cache=self.settings.out / f"pictures-{side}.safetensors",
+        )
+
+    def run(self, task: Task) -> RunState:
+        """Train a task, and say how long it took."""
+        state = train(task, self.settings)
+        _log.info("%s: %d steps in %.0f s", task.name, state.step, state.seconds)
+        return state
+
+    def report(self, name: str, state: RunState, results: dict[str, Any]) -> None:
+        """Add an evaluation to the report."""
+        path = self.settings.out / "report.json"
+        report = json.loads(path.read_text()) if path.exists() else {}
+        report[name] = {"steps": state.step, "seconds": round(state.seconds), "held_out": results}
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        _log.info("%s, held out: %s", name, json.dumps(results))
+
+
+def train_vae(shop: Workshop) -> None:
+    """Train, measure, export and judge the VAE."""
+    clips = shop.clips()
+    vae = make_vae(TINY_VAE, seed=shop.seed).to(shop.device)
+    state = shop.run(VAETask(vae, clips, shop.scale.vae))
+    config = measure_statistics(vae, clips, shop.scale.vae.shape(0))
+    export_vae(vae, config, shop.set_folder / VAE_FILE)
+    if shop.judge:
+        frames = shop.scale.judged_frames
+        held_out = shop.clips(held_out=True)
+        shop.report("vae", state, evaluate_vae(load_vae(shop), held_out, pixel_frames=frames))
+
+
+def train_motion(shop: Workshop) -> None:
+    """Train, export and judge Stage I and the words."""
+    stage = Stage1(
+        make_dit(TINY_MOTION, seed=shop.seed).to(shop.device),
+        make_words(TINY_WORDS, seed=shop.seed).to(shop.device),
+        load_vae(shop),
+    )
+    state = shop.run(MotionTask(stage, shop.clips(), shop.scale.motion))
+    save_half(stage.dit, shop.set_folder / MOTION_FILE)
+    save_half(stage.words, shop.set_folder / WORDS_FILE)
+    finished = load_stage1(shop)
+    assert finished is not None, "it was written above"
+    if not shop.judge:
+        return
+    shape = replace(shop.scale.motion.shape(0), pixel_frames=33)
+    shop.report("motion", state, evaluate_motion(finished, shop.clips(held_out=True), shape))
+
+
+def train_detail(shop: Workshop) -> None:
+    """Train, export and judge Stage II, and complete the set."""
+    stage = load_stage1(shop)
+    if stage is None:
+        _log.warning("there is no Stage I yet: references carry its VAE's artefacts only")
+    words = stage.words if stage else make_words(TINY_WORDS, seed=shop.seed).to(shop.device)
+    vae = load_vae(shop)
+    dit = make_dit(TINY_DETAIL, seed=shop.seed + 1).to(shop.device)
+    task = DetailTask(dit, words, vae, shop.clips(), shop.scale.detail, stage=stage)
+    state = shop.run(task)
+    save_half(dit, shop.set_folder / DETAIL_FILE)
+    if stage is not None:
+        complete_set(shop.set_folder)
+    if not shop.judge:
+        return
+    held_out = shop.clips(held_out=True)
+    finished: WanDiT = build_dit(shop.set_folder / DETAIL_FILE, precision=FP32).to(shop.device)
+    results: dict[str, Any] = {}
+    for width, height in ((256, 160), (512, 320)):
+        frames = shop.scale.judged_frames
+        shape = PixelShape(pixel_frames=frames, height=height, width=width)
+        results[f"{width}x{height}"] = evaluate_detail(finished, words, vae, held_out, shape)
+    shop.report("detail", state, results)
+
+
+def train_all(shop: Workshop) -> None:
+    """Make the whole set."""
+    train_vae(shop)
+    train_motion(shop)
+    train_detail(shop)
+
+
+def load_vae(shop: Workshop) -> WanVAE:
+    """Read the finished VAE.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = shop.set_folder / VAE_FILE
+    if not path.exists():
+        raise CheckpointError(f"{path} is not there; train it first: python -m training vae.")
+    return prepare(build_vae(path, precision=FP32)).to(shop.device)
+
+
+def load_stage1(shop: Workshop) -> Stage1 | None:
+    """Read the finished Stage I, if there is one."""
+    dit, words = shop.set_folder / MOTION_FILE, shop.set_folder / WORDS_FILE
+    if not (dit.exists() and words.exists()):
+        return None
+    encoder: WordEncoder = build_words(words, precision=FP32).to(shop.device)
+    return Stage1(build_dit(dit, precision=FP32).to(shop.device), encoder, load_vae(shop))
+
+
+def complete_set(folder: Path) -> None:
+    """Write what the files of a set are for, and how they are sampled."""
+    write_set_file(
+        folder,
+        SetFile(
+            name="swift-tiny",
+            description=DESCRIPTION,
+            slots={
+                "text": WORDS_FILE,
+                "motion_high": MOTION_FILE,
+                "motion_vae": VAE_FILE,
+                "detail": DETAIL_FILE,
+                "detail_vae": VAE_FILE,
+            },
+            motion=FEW_STEPS,
+            detail=FEW_STEPS,
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[Workshop], None]] = {
+    "vae": train_vae,
+    "motion": train_motion,
+    "detail": train_detail,
+    "all": train_all,
+}

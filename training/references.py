@@ -1,0 +1,112 @@
+"""References for Stage II's training: the paper's stage transition.
+
+A reference is the truth, made small, put through Stage I, and made large again: noised there and
+lightly denoised, so that it shows what moves as the truth does and carries Stage I's own
+artefacts. Frame 0 is the picture itself, and all is encoded: exactly what sampling will bring.
+
+Source: SwiftI2V, arXiv 2605.06356, stage transition training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch.nn import functional as F
+
+from swift_core.geometry import MOTION_SCALE
+from swift_core.shapes import Float, Tensor
+from swift_core.vae.autoencoder import WanVAE
+
+from .chance import happens, uniform
+from .latents import shown_picture
+from .motion import Stage1
+from .moves import Move
+from .vae import to_clips, to_model
+
+THROUGH_STAGE1 = 0.6
+"""Share of batches whose reference went through Stage I; the others are only small and large."""
+
+NOISE_RANGE = (0.15, 0.6)
+"""From how much noise Stage I lightly denoises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailBatch:
+    """Clips as Stage II meets them.
+
+    Attributes:
+        clean: latents of the true clips.
+        reference: latents of the hybrid references.
+        moves: what the camera does.
+    """
+
+    clean: Float[Tensor, "b c t h w"]
+    reference: Float[Tensor, "b c t h w"]
+    moves: tuple[Move, ...]
+
+
+def resize_clips(
+    clips: Float[Tensor, "b p h w 3"], *, height: int, width: int
+) -> Float[Tensor, "b p i j 3"]:
+    """Resize as the pipeline does: bicubic, antialiased, clamped."""
+    frames = rearrange(clips, "b p h w c -> (b p) c h w")
+    sized = F.interpolate(frames, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+    return rearrange(sized, "(b p) c h w -> b p h w c", b=len(clips))
+
+
+def shrink(clips: Float[Tensor, "b p h w 3"]) -> Float[Tensor, "b p i j 3"]:
+    """Bring clips to the motion clip's size."""
+    height, width = clips.shape[2:4]
+    return resize_clips(clips, height=height // MOTION_SCALE, width=width // MOTION_SCALE)
+
+
+@torch.no_grad()
+def through_stage1(
+    small: Float[Tensor, "b p h w 3"],
+    moves: Sequence[Move],
+    stage: Stage1 | None,
+    vae: WanVAE,
+    draw: torch.Generator,
+) -> Float[Tensor, "b p h w 3"]:
+    """Noise a small clip and lightly denoise it; without a Stage I, only its VAE does it."""
+    pixels = to_model(small)
+    latent = vae.encode(pixels).float()
+    sigma = uniform(draw, *NOISE_RANGE)
+    noise = torch.randn(latent.shape, generator=draw).to(latent.device)
+    if stage is None:
+        latent = latent + 0.2 * sigma * noise
+    else:
+        velocity = stage.velocity(shown_picture(vae, pixels).float(), stage.read(moves, draw))
+        noised = (1 - sigma) * latent + sigma * noise
+        latent = noised - sigma * velocity(noised, sigma).float()
+    return to_clips(vae.decode(latent))
+
+
+@torch.no_grad()
+def hybrid_reference(
+    clips: Float[Tensor, "b p h w 3"], small: Float[Tensor, "b p i j 3"]
+) -> Float[Tensor, "b p h w 3"]:
+    """Make small clips large, with the picture in the place of frame 0."""
+    large = resize_clips(small, height=clips.shape[2], width=clips.shape[3])
+    large[:, :1] = clips[:, :1]
+    return large
+
+
+@torch.no_grad()
+def make_batch(
+    clips: Float[Tensor, "b p h w 3"],
+    moves: tuple[Move, ...],
+    stage: Stage1 | None,
+    vae: WanVAE,
+    draw: torch.Generator,
+) -> DetailBatch:
+    """Encode clips and their references."""
+    small = shrink(clips)
+    if happens(draw, THROUGH_STAGE1):
+        small = through_stage1(small, moves, stage, vae, draw)
+    return DetailBatch(
+        clean=vae.encode(to_model(clips)).float(),
+        reference=vae.encode(to_model(hybrid_reference(clips, small))).float(),
+        moves=moves,
+    )
