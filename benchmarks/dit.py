@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import diffusers
 import torch
 
 from swift_core.geometry import Patch
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
-from swift_core.weights.layouts import dit_to_diffusers
+from tests.oracles import oracle_dit
 
 from .measure import print_heading, print_pair
 
@@ -33,33 +32,13 @@ CASES = (
 )
 
 
-def _oracle(dit: WanDiT) -> torch.nn.Module:
-    config = dit.config
-    oracle = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_dim,
-        freq_dim=config.frequency_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.layers,
-        cross_attn_norm=True,
-        eps=config.eps,
-    )
-    names = dit_to_diffusers(dit.state_dict())
-    oracle.load_state_dict({names[name]: value for name, value in dit.state_dict().items()})
-    return oracle.eval().requires_grad_(False)
-
-
 @torch.inference_mode()
 def main(rounds: int = 7) -> None:
     """Print the table."""
     print_heading("DiT forward, fp32 (a segment: anchor and neighbors clean, the rest noisy)")
     for name, config, (frames, height, width) in CASES:
         dit = WanDiT(config).eval().requires_grad_(False)
-        oracle = _oracle(dit)
+        oracle = oracle_dit(dit)
         latent = torch.randn(1, config.in_channels, frames, height, width)
         text = torch.randn(1, config.text_tokens, config.text_dim)
         timestep = torch.full((1, frames), 937.5)

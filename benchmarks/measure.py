@@ -36,9 +36,7 @@ class _Storages(TorchDispatchMode):
         self.peak = 0
         self._alive: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         known = {
             leaf.untyped_storage()._cdata

@@ -7,7 +7,7 @@ import torch
 from swift_core.geometry import PixelShape
 from swift_core.vae.autoencoder import WanVAE, prepare
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
-from tests.oracle.vae_keys import oracle_of
+from tests.oracles import oracle_vae
 from tests.weights import fill_
 
 from .measure import print_heading, print_pair
@@ -45,7 +45,7 @@ def main(rounds: int = 5) -> None:
     print_heading("VAE, fp32")
     for name, config, size in CASES:
         vae = fill_(WanVAE(config)).eval().requires_grad_(False)
-        oracle = oracle_of(vae)
+        oracle = oracle_vae(vae)
         prepare(vae)
         pixels = torch.rand(1, 3, size.pixel_frames, size.height, size.width) * 2 - 1
         raw_latent, _ = vae.encode_moments(pixels)

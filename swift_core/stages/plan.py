@@ -144,7 +144,7 @@ class GenerationPlan:
             f"(unsegmented: {latent.latent_frames * self.tokens_per_frame})",
         ]
         lines += [f"          {_describe_segment(s)}" for s in self.segments.segments]
-        lines += [f"work      {_engineering(self.flops)}FLOP"]
+        lines.append(f"work      {_engineering(self.flops).strip()}FLOP")
         lines += [f"          {_engineering(w.flops)}FLOP {w.stage}" for w in self.work]
         return "\n".join(lines)
 

@@ -16,9 +16,9 @@ from swift_core.model.dit import WanDiT
 from swift_core.model.modulation import timestep_sinusoids
 from swift_core.model.rope import apply_rope, make_rope
 from swift_core.weights.layouts import dit_to_diffusers
+from tests.oracles import empty_oracle_dit, oracle_dit
 from tests.weights import fill_
 
-diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.oracle
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -44,33 +44,12 @@ FORMS = {
 }
 
 
-def oracle_of(config):
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_dim,
-        freq_dim=config.frequency_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.layers,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        eps=config.eps,
-        rope_max_seq_len=1024,
-    )
-
-
 @pytest.fixture(params=FORMS)
 def pair(request):
     """Our DiT and diffusers', with the same weights through our own key table."""
     config = FORMS[request.param]
     dit = fill_(WanDiT(config)).eval().requires_grad_(False)
-    oracle = oracle_of(config).eval().requires_grad_(False)
-    names = dit_to_diffusers(dit.state_dict())
-    oracle.load_state_dict({names[k]: v for k, v in dit.state_dict().items()}, strict=True)
-    return dit, oracle
+    return dit, oracle_dit(dit)
 
 
 def inputs(config, *, batch=1, latent_frames=3, height=6, width=8, text=24):
@@ -208,7 +187,7 @@ def test_true_channel_counts_and_sizes():
     assert round(count(WAN22_REFERENCE_5B)[0] / 1e9, 4) == 5.0004
     assert round(count(WAN22_I2V_A14B)[0] / 1e9, 3) == 14.289
     with torch.device("meta"):
-        oracle = oracle_of(WAN22_TI2V_5B)
+        oracle = empty_oracle_dit(WAN22_TI2V_5B)
         ours = WanDiT(WAN22_TI2V_5B)
     names = dit_to_diffusers(ours.state_dict())
     theirs = {name: tensor.shape for name, tensor in oracle.state_dict().items()}

@@ -16,11 +16,10 @@ from swift_core.segments.plan import SegmentSettings, plan_segments
 from swift_core.stages.motion import MotionSettings, make_motion
 from swift_core.stages.prompt import PromptEmbeddings, read_prompt
 from swift_core.stages.refine import RefineSettings, refine
-from swift_core.weights.layouts import dit_to_diffusers, vae_to_diffusers
 from tests.models import RUNTIME, SMALL_VAE, slot, small_dit, small_models, small_vae
+from tests.oracles import diffusers, oracle_dit, oracle_vae
 from tests.weights import fill_
 
-diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.oracle
 
 CLOSE = {"atol": 2e-4, "rtol": 0}
@@ -40,46 +39,6 @@ class OurLevels(diffusers.FlowMatchEulerDiscreteScheduler):
     def set_timesteps(self, steps, device=None):
         self.set_shift(1.0)
         super().set_timesteps(sigmas=list(make_sigmas(steps, sigma_shift=5.0)[:-1]), device=device)
-
-
-def oracle_dit(dit):
-    config = dit.config
-    oracle = diffusers.WanTransformer3DModel(
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_dim,
-        freq_dim=config.frequency_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.layers,
-    )
-    names = dit_to_diffusers(dit.state_dict())
-    oracle.load_state_dict({names[k]: v for k, v in dit.state_dict().items()})
-    return oracle.eval()
-
-
-def oracle_vae(vae):
-    config = vae.config
-    oracle = diffusers.AutoencoderKLWan(
-        base_dim=config.encoder_dim,
-        decoder_base_dim=config.decoder_dim,
-        z_dim=config.latent_channels,
-        dim_mult=list(config.dim_mult),
-        num_res_blocks=config.residual_blocks,
-        temperal_downsample=list(config.temporal_downsample),
-        latents_mean=list(config.latent_mean),
-        latents_std=list(config.latent_std),
-        is_residual=config.residual,
-        in_channels=3 * config.patch**2,
-        out_channels=3 * config.patch**2,
-        patch_size=config.patch if config.patch > 1 else None,
-        scale_factor_spatial=config.compression.space,
-        scale_factor_temporal=config.compression.time,
-    )
-    names = vae_to_diffusers(vae.state_dict(), config)
-    oracle.load_state_dict({names[k]: v for k, v in vae.state_dict().items()})
-    return oracle.eval()
 
 
 def pipeline(vae, **parts):

@@ -13,10 +13,11 @@ import torch
 from swift_core.vae import causal
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
+from swift_core.weights.layouts import vae_to_diffusers
 from tests.weights import fill_
 
 pytest.importorskip("diffusers")
-from tests.oracle.vae_keys import oracle_of, to_diffusers
+from tests.oracles import empty_oracle_vae, oracle_vae
 
 pytestmark = pytest.mark.oracle
 
@@ -39,7 +40,7 @@ CASES = [
 @cache
 def pair_of(config):
     vae = fill_(WanVAE(config)).eval().requires_grad_(False)
-    return vae, oracle_of(vae)
+    return vae, oracle_vae(vae)
 
 
 def clip(pixel_frames, *, height=32, width=48, batch=1):
@@ -115,7 +116,7 @@ def test_statistics_of_wan21_are_those_diffusers_publishes():
 def test_gradients(config):
     """Training our classes moves every weight as training diffusers' would."""
     vae = fill_(WanVAE(config))
-    oracle = oracle_of(vae).requires_grad_(True)
+    oracle = oracle_vae(vae).requires_grad_(True)
     pixels = clip(9, height=16, width=32)
     mean, log_var = vae.encode_moments(pixels)
     rebuilt = vae.decode(vae.normalize(mean))
@@ -124,8 +125,9 @@ def test_gradients(config):
     rebuilt = oracle.decode(posterior.mean).sample
     ((rebuilt - pixels).square().mean() + 0.1 * posterior.logvar.mean()).backward()
     expected = dict(oracle.named_parameters())
+    names = vae_to_diffusers(vae.state_dict(), config)
     for name, parameter in vae.named_parameters():
-        grad = expected[to_diffusers(name, config)].grad
+        grad = expected[names[name]].grad
         assert grad.norm() > 0, name
         # Sums over thousands of pixels: compared as a whole, relative to their length.
         assert (parameter.grad - grad).norm() < 1e-4 * grad.norm() + 1e-7, name
@@ -138,10 +140,11 @@ def test_published_sizes(config, millions, tensors):
     """Names and shapes of every parameter, at full width, without memory."""
     with torch.device("meta"):
         vae = WanVAE(config)
-        oracle = oracle_of(vae)
+        oracle = empty_oracle_vae(config)
     assert len(vae.state_dict()) == tensors
     assert sum(p.numel() for p in vae.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
-    shapes = {to_diffusers(n, config): p.shape for n, p in vae.state_dict().items()}
+    names = vae_to_diffusers(vae.state_dict(), config)
+    shapes = {names[n]: p.shape for n, p in vae.state_dict().items()}
     assert shapes == {n: p.shape for n, p in oracle.state_dict().items()}
 
 

@@ -15,7 +15,7 @@ from tests.weights import fill_
 pytest.importorskip("diffusers")
 from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 
-from tests.oracle.vae_keys import oracle_of
+from tests.oracles import oracle_vae
 
 pytestmark = pytest.mark.oracle
 
@@ -27,7 +27,7 @@ CONFIG_21 = replace(WAN21_VAE, encoder_dim=8, decoder_dim=8)
 @pytest.fixture(scope="module", params=[CONFIG, CONFIG_21], ids=["2.2", "2.1"])
 def pair(request):
     vae = fill_(WanVAE(request.param)).eval().requires_grad_(False)
-    return vae, oracle_of(vae)
+    return vae, oracle_vae(vae)
 
 
 def features_of(channels, *, frames=1, height=8, width=6):

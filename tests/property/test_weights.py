@@ -21,7 +21,7 @@ from swift_core.weights.seeded import (
     SEEDED_WORDS,
     seeded_model_set,
 )
-from tests.unit.test_weights_headers import write_raw, write_sparse
+from tests.sparse import write_raw, write_sparse
 
 # One file is written again and again.
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from swift_core.cli.main import main
 from swift_core.media.codecs import VideoCodec
 from swift_core.media.pictures import save_picture
-from swift_core.media.video import VideoWriter, probe_video, read_video
+from swift_core.media.video_read import probe_video, read_video
+from swift_core.media.video_write import VideoWriter
 from swift_core.stages.runtime import Runtime
 from swift_core.weights.latents import load_latent
 from swift_core.weights.seeded import save_model_set, seeded_model_set

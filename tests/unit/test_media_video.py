@@ -8,14 +8,10 @@ import pytest
 import torch
 
 from swift_core.errors import MediaError, OutputError
+from swift_core.media.codecs import VideoCodec
 from swift_core.media.fidelity import psnr
-from swift_core.media.video import (
-    VideoCodec,
-    VideoWriter,
-    iter_video,
-    probe_video,
-    read_video,
-)
+from swift_core.media.video_read import iter_video, probe_video, read_video
+from swift_core.media.video_write import VideoWriter
 
 try:
     import resource

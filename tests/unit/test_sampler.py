@@ -84,7 +84,7 @@ def test_a_plan_for_another_clip(denoiser, reference):
 
 def test_a_seed_for_no_segment(denoiser, reference):
     with pytest.raises(
-        SegmentError, match="segment 3 cannot be re-rolled: the plan has 3 segments, .* 0 to 2"
+        SegmentError, match=r"segment 3 cannot be re-rolled: the plan has 3 segments, .* 0 to 2"
     ):
         sample_segments(denoiser, reference, PLAN, replace(SAMPLING, segment_seeds={3: 1}))
 

@@ -19,7 +19,7 @@ from swift_core.weights.headers import read_header
 from swift_core.weights.layouts import dit_to_diffusers, vae_to_diffusers
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.seeded import SEEDED_DETAIL, SEEDED_VAE, seeded_model_set
-from tests.unit.test_weights_headers import write_sparse
+from tests.sparse import write_sparse
 
 BUILDERS = {"detail": build_dit, "motion_high": build_dit, "detail_vae": build_vae}
 BUILDERS["text"] = build_words

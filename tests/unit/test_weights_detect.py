@@ -15,7 +15,7 @@ from swift_core.weights.layouts import Layout, dit_to_diffusers, vae_to_diffuser
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.seeded import SEEDED_DETAIL, SEEDED_MOTION, SEEDED_VAE, SEEDED_WORDS
 from swift_core.weights.sizes import WAN21_1_3B
-from tests.unit.test_weights_headers import write_sparse
+from tests.sparse import write_sparse
 
 WAN_14B_T2V = replace(WAN22_I2V_A14B, in_channels=16)
 PUBLISHED = (WAN22_TI2V_5B, WAN22_REFERENCE_5B, WAN22_I2V_A14B, WAN22_VAE, WAN21_VAE)

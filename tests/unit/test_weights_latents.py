@@ -9,7 +9,7 @@ import torch
 from swift_core.errors import CheckpointError
 from swift_core.weights import latents
 from swift_core.weights.latents import SavedLatent, load_latent, save_latent
-from tests.unit.test_weights_headers import write_sparse
+from tests.sparse import write_sparse
 
 SHAPE = {"latent": (1, 48, 2, 3, 4)}
 

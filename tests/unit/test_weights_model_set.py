@@ -25,7 +25,7 @@ from swift_core.weights.seeded import (
     save_model_set,
     seeded_model_set,
 )
-from tests.unit.test_weights_headers import write_sparse
+from tests.sparse import write_sparse
 
 SLOTS = ("text", "motion_high", "motion_low", "motion_vae", "detail", "detail_vae")
 WORDS = WordConfig(buckets=256, text_dim=4096)

@@ -9,7 +9,7 @@ from swift_core.weights.detect import detect, expected_shapes
 from swift_core.weights.headers import read_header
 from swift_core.weights.notes import describe_metadata, read_notes
 from swift_core.weights.seeded import SEEDED_DETAIL, SEEDED_VAE, SEEDED_WORDS
-from tests.unit.test_weights_headers import write_sparse
+from tests.sparse import write_sparse
 
 
 def noted(path, text, shapes=None):
