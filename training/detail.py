@@ -108,7 +108,7 @@ class DetailTask:
         self.clips = clips
         self.diet = diet
         self.stage = stage
-        self.pool = Pool(self.make, diet, seed=clips.seed)
+        self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
         self.weights = channel_weights(vae, clips, diet.shape(0))
 
     @property

@@ -29,12 +29,16 @@ class Pool(Generic[Batch]):
     Args:
         make: a batch from its number.
         diet: how many to keep, and how long.
+        device: where batches are made.
     """
 
-    def __init__(self, make: Callable[[int], Batch], diet: Diet, *, seed: int) -> None:
+    def __init__(
+        self, make: Callable[[int], Batch], diet: Diet, *, seed: int, device: torch.device
+    ) -> None:
         self._make = make
         self._diet = diet
         self._seed = seed
+        self._device = device
         self._held: dict[int, Batch] = {}
 
     def draw(self, step: int) -> tuple[int, Batch]:
@@ -44,7 +48,9 @@ class Pool(Generic[Batch]):
         for number in [number for number in self._held if number < oldest]:
             del self._held[number]
         if index not in self._held:
-            self._held[index] = self._make(index)
+            # What is learned from is not rounded, whatever the step's arithmetic is.
+            with torch.autocast(self._device.type, enabled=False), torch.no_grad():
+                self._held[index] = self._make(index)
         return index, self._held[index]
 
 

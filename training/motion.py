@@ -100,7 +100,7 @@ class MotionTask:
         self.stage = stage
         self.clips = clips
         self.diet = diet
-        self.pool = Pool(self.make, diet, seed=clips.seed)
+        self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
         self.weights = channel_weights(stage.vae, clips, diet.shape(0))
 
     @property
@@ -108,7 +108,6 @@ class MotionTask:
         """Give the DiT and the words."""
         return {"dit": self.stage.dit, "words": self.stage.words}
 
-    @torch.no_grad()
     def make(self, index: int) -> MotionBatch:
         """Make and encode a batch of clips."""
         made = self.clips.make(

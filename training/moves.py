@@ -107,12 +107,21 @@ class CameraPath:
     scale: Float[Tensor, " p"]
     angle: Float[Tensor, " p"]
 
+    def to(self, device: torch.device) -> "CameraPath":
+        """Bring the path to a device."""
+        return CameraPath(
+            center=self.center.to(device),
+            scale=self.scale.to(device),
+            angle=self.angle.to(device),
+        )
+
     def to_world(self, points: Float[Tensor, "n 2"]) -> Float[Tensor, "p n 2"]:
         """Find what each frame shows at points given in output pixels from its centre."""
-        cos, sin = self.angle.cos(), self.angle.sin()
-        # Content turned clockwise (y points down) is content looked up turned the other way.
-        turn = torch.stack((torch.stack((cos, sin), -1), torch.stack((-sin, cos), -1)), -2)
-        turned = torch.einsum("pij,nj->pni", turn, points)
+        # Content turned clockwise (y points down) is content looked up turned the other way. No
+        # matrix product: a GPU may round one to 11 bits, which is a quarter of a pixel.
+        cos, sin = (self.angle.cos()[:, None], self.angle.sin()[:, None])
+        x, y = points[:, 0], points[:, 1]
+        turned = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1)
         return self.center[:, None] + self.scale[:, None, None] * turned
 
 

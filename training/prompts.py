@@ -6,12 +6,13 @@ words count, and that any other word may stand beside them.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
 
 from swift_core.shapes import Float, Int, Tensor
-from swift_core.text.words import WordEncoder
+from swift_core.text.words import WordConfig, WordEncoder
 
 from .chance import choose, happens, whole
 from .moves import SPEED_WORDS, Move
@@ -55,10 +56,17 @@ def bucket_prompt(
     """Give the buckets of a prompt for a move, with up to 8 random ones behind it."""
     device = words.words.weight.device
     said = words.bucket(write_prompt(draw, move)).cpu()
-    taken = set(words.bucket(CAMERA_WORDS).tolist())
-    free = [bucket for bucket in range(words.config.buckets) if bucket not in taken]
+    free = _free_buckets(words.config.buckets)
     filler = [choose(draw, free) for _ in range(whole(draw, 0, 9))]
     return torch.cat((said, torch.tensor(filler, dtype=torch.long)))[:max_tokens].to(device)
+
+
+@lru_cache
+def _free_buckets(buckets: int) -> tuple[int, ...]:
+    """List the buckets that no camera word falls into."""
+    words = WordEncoder(WordConfig(buckets=buckets, text_dim=1))
+    taken = set(words.bucket(CAMERA_WORDS).tolist())
+    return tuple(bucket for bucket in range(buckets) if bucket not in taken)
 
 
 def embed(

@@ -45,10 +45,10 @@ class Sprite:
     radius: float
 
 
-def sample_points(height: int, width: int) -> Float[Tensor, "n 2"]:
+def sample_points(height: int, width: int, *, device: torch.device) -> Float[Tensor, "n 2"]:
     """List the sample points of a frame, in output pixels from its centre, row by row."""
-    y = (torch.arange(height * OVERSAMPLING) + 0.5) / OVERSAMPLING - height / 2
-    x = (torch.arange(width * OVERSAMPLING) + 0.5) / OVERSAMPLING - width / 2
+    y = (torch.arange(height * OVERSAMPLING, device=device) + 0.5) / OVERSAMPLING - height / 2
+    x = (torch.arange(width * OVERSAMPLING, device=device) + 0.5) / OVERSAMPLING - width / 2
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack((columns, rows), dim=-1).reshape(-1, 2)
 
@@ -207,15 +207,15 @@ def render(
     """Film a scene: look every sample point up, sprites over the canvas, and average."""
     device = canvas.device
     size = (len(path.scale), OVERSAMPLING * height, OVERSAMPLING * width)
-    world = path.to_world(sample_points(height, width))
-    places = ((world - extent.center) / extent.half).to(device)
+    world = path.to(device).to_world(sample_points(height, width, device=device))
+    places = (world - extent.center.to(device)) / extent.half.to(device)
     film = _look_up(canvas, places, size, padding="reflection")
     for sprite in sprites:
-        own = world - sprite.place[:, None]
-        cos, sin = sprite.angle.cos()[:, None], sprite.angle.sin()[:, None]
-        x, y = own[..., 0], own[..., 1]
+        x, y = (world - sprite.place.to(device)[:, None]).unbind(-1)
+        angle = sprite.angle.to(device)[:, None]
+        cos, sin = angle.cos(), angle.sin()
         own = torch.stack((cos * x + sin * y, cos * y - sin * x), dim=-1) / sprite.radius
-        seen = _look_up(sprite.pixels, own.to(device), size, padding="zeros")
+        seen = _look_up(sprite.pixels, own, size, padding="zeros")
         film = seen[:3] + (1 - seen[3:]) * film
     return F.avg_pool2d(film.movedim(0, 1), OVERSAMPLING)
 

@@ -119,7 +119,10 @@ class Scale:
 
 
 SMALL = Scale(
-    vae=Diet(shapes=(_clip(13, 80, 80), _clip(13, 80, 80), _clip(5, 128, 128)), batch=2),
+    vae=Diet(
+        shapes=(_clip(13, 48, 48), _clip(13, 64, 64), _clip(13, 48, 48), _clip(5, 128, 112)),
+        batch=5,
+    ),
     motion=Diet(shapes=(_clip(33, 128, 80), _clip(17, 128, 80)), batch=2, pool=48, refresh=6),
     detail=Diet(shapes=(_clip(17, 128, 128), _clip(25, 128, 96)), batch=2, pool=48, refresh=6),
     seconds=3600,

@@ -111,6 +111,17 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert torch.equal(tensor, ends["halves"][name]), name
 
 
+@pytest.mark.parametrize("make_task", TASKS)
+def test_recipes_run_in_half_precision(make_task, clips, tmp_path):
+    """As on a GPU: activations bf16 by autocast, weights and steps fp32."""
+    task = make_task(clips)
+    train(task, RunSettings(out=tmp_path, budget=Budget(steps=2), half=True, log_every=1))
+    rows = read_rows(tmp_path / f"{task.name}.csv")
+    assert len(rows) == 2
+    for module in task.modules.values():
+        assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
 def test_a_checkpoint_is_not_overwritten_unasked(clips, tmp_path):
     settings = RunSettings(out=tmp_path, budget=Budget(steps=1))
     train(small_vae_task(clips), settings)
@@ -175,14 +186,15 @@ def test_the_pool_moves_on_and_makes_the_same_again():
         made.append(index)
         return index * 10
 
-    pool = Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0)
+    pool = Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0, device=CPU)
     drawn = [pool.draw(step) for step in range(20)]
     for step, (index, batch) in enumerate(drawn):
         assert step // 2 <= index < step // 2 + 3
         assert batch == index * 10
     assert len(made) == len(set(made))
     assert (
-        Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0).draw(13) == drawn[13]
+        Pool(make, Diet(shapes=(CLIP,), batch=1, pool=3, refresh=2), seed=0, device=CPU).draw(13)
+        == drawn[13]
     )
 
 
