@@ -35,7 +35,7 @@ from .data import VARIED, ClipMaker
 from .fewsteps import clean_estimate, latent_loss
 from .latents import Pool, channel_weights
 from .loop import Losses
-from .measure import psnr
+from .measure import average, psnr
 from .motion import Stage1
 from .moves import SINGLE_MOVES, Move
 from .optimizer import Rates
@@ -190,4 +190,4 @@ def evaluate_detail(
         row = {name: psnr(clip[:, 1:], true[:, 1:]) for name, clip in named.items()}
         row["first"] = psnr(made[:, :1], true[:, :1])
         rows.append(row)
-    return {name: round(sum(row[name] for row in rows) / len(rows), 3) for name in rows[0]}
+    return average(rows)

@@ -1,6 +1,7 @@
 """How good clips are, and how they move."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +20,11 @@ def psnr(made: Float[Tensor, "..."], true: Float[Tensor, "..."]) -> float:
     """Compare values in [0, 1], in decibels."""
     error = F.mse_loss(made.double().clamp(0, 1), true.double())
     return math.inf if error == 0 else float(-10 * error.log10())
+
+
+def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Take the mean of each named number over rows."""
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 
 
 def luma(clip: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:

@@ -24,7 +24,7 @@ from .data import STEADY, ClipMaker
 from .fewsteps import clean_estimate, latent_loss, walk
 from .latents import Pool, channel_weights, shown_picture
 from .loop import Losses
-from .measure import measure_motion, psnr
+from .measure import average, measure_motion, psnr
 from .moves import SINGLE_MOVES, Move
 from .optimizer import Rates
 from .prompts import bucket_prompt, embed
@@ -155,7 +155,5 @@ def evaluate_motion(
             for name, value in measure_motion(made).items():
                 row[name] = value
             rows.append(row)
-        results[move.words] = {
-            name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]
-        }
+        results[move.words] = average(rows)
     return results

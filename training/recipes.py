@@ -8,14 +8,13 @@ photographs), ``report.json`` (every evaluation), and ``set/``, the finished set
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from swift_core.errors import CheckpointError
-from swift_core.geometry import PixelShape
 from swift_core.model.dit import WanDiT
 from swift_core.precision import FP32
 from swift_core.text.words import WordEncoder
@@ -104,9 +103,12 @@ def train_vae(shop: Workshop) -> None:
     config = measure_statistics(vae, clips, shop.scale.vae.shape(0))
     export_vae(vae, config, shop.set_folder / VAE_FILE)
     if shop.judge:
-        frames = shop.scale.judged_frames
-        held_out = shop.clips(held_out=True)
-        shop.report("vae", state, evaluate_vae(load_vae(shop), held_out, pixel_frames=frames))
+        finished, held_out = load_vae(shop), shop.clips(held_out=True)
+        shop.report(
+            "vae",
+            state,
+            {str(shape): evaluate_vae(finished, held_out, shape) for shape in shop.scale.judged},
+        )
 
 
 def train_motion(shop: Workshop) -> None:
@@ -123,8 +125,8 @@ def train_motion(shop: Workshop) -> None:
     assert finished is not None, "it was written above"
     if not shop.judge:
         return
-    shape = replace(shop.scale.motion.shape(0), pixel_frames=33)
-    shop.report("motion", state, evaluate_motion(finished, shop.clips(held_out=True), shape))
+    held_out = shop.clips(held_out=True)
+    shop.report("motion", state, evaluate_motion(finished, held_out, shop.scale.judged_motion))
 
 
 def train_detail(shop: Workshop) -> None:
@@ -144,12 +146,14 @@ def train_detail(shop: Workshop) -> None:
         return
     held_out = shop.clips(held_out=True)
     finished: WanDiT = build_dit(shop.set_folder / DETAIL_FILE, precision=FP32).to(shop.device)
-    results: dict[str, Any] = {}
-    for width, height in ((256, 160), (512, 320)):
-        frames = shop.scale.judged_frames
-        shape = PixelShape(pixel_frames=frames, height=height, width=width)
-        results[f"{width}x{height}"] = evaluate_detail(finished, words, vae, held_out, shape)
-    shop.report("detail", state, results)
+    shop.report(
+        "detail",
+        state,
+        {
+            str(shape): evaluate_detail(finished, words, vae, held_out, shape)
+            for shape in shop.scale.judged
+        },
+    )
 
 
 def train_all(shop: Workshop) -> None:

@@ -108,14 +108,16 @@ class Scale:
         motion: diet of Stage I, at the motion clip's size.
         detail: diet of Stage II, at the output's size.
         seconds: default budget of each recipe.
-        judged_frames: length of the held-out clips that the VAE and Stage II are judged by.
+        judged: sizes of the held-out clips that the VAE and Stage II are judged by.
+        judged_motion: of those that Stage I is judged by.
     """
 
     vae: Diet
     motion: Diet
     detail: Diet
     seconds: int
-    judged_frames: int
+    judged: tuple[PixelShape, ...]
+    judged_motion: PixelShape
 
 
 SMALL = Scale(
@@ -126,7 +128,8 @@ SMALL = Scale(
     motion=Diet(shapes=(_clip(33, 128, 80), _clip(17, 128, 80)), batch=2, pool=48, refresh=6),
     detail=Diet(shapes=(_clip(17, 128, 128), _clip(25, 128, 96)), batch=2, pool=48, refresh=6),
     seconds=3600,
-    judged_frames=17,
+    judged=(_clip(17, 256, 160), _clip(17, 512, 320)),
+    judged_motion=_clip(33, 128, 80),
 )
 """For a CPU."""
 
@@ -145,6 +148,7 @@ FULL = Scale(
         refresh=6,
     ),
     seconds=480,
-    judged_frames=33,
+    judged=(_clip(33, 256, 160), _clip(33, 512, 320)),
+    judged_motion=_clip(49, 128, 80),
 )
 """For a data-centre GPU."""

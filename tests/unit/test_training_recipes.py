@@ -1,5 +1,6 @@
 """The recipes: a step lowers the loss, a resumed run is the run, what they write can be read."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from training.fewsteps import walk
 from training.latents import Pool
 from training.loop import Budget, RunSettings, RunState, rate_share, train
 from training.motion import MotionTask, Stage1
+from training.moves import SINGLE_MOVES
 from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
 from training.pictures import PHOTOGRAPHS
 from training.references import DetailBatch, hybrid_reference, shrink
@@ -32,6 +34,7 @@ from training.vae import VAETask, make_vae, skeleton_only
 
 CPU = torch.device("cpu")
 CLIP = PixelShape(pixel_frames=5, height=32, width=32)
+JUDGED = PixelShape(pixel_frames=9, height=64, width=64)
 DIET = Diet(shapes=(CLIP, replace(CLIP, pixel_frames=9)), batch=2, pool=2, refresh=2)
 WORDS = replace(TINY_WORDS, text_dim=SMALL_DIT.text_dim)
 MOTION = replace(SMALL_DIT, in_channels=20, layers=1, patch=Patch(time=1, height=1, width=1))
@@ -269,14 +272,15 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(recipes, name, config)
     monkeypatch.setattr("training.vae.STATISTICS_BATCHES", 2)
-    scale = Scale(vae=DIET, motion=DIET, detail=DIET, seconds=1, judged_frames=5)
+    scale = Scale(
+        vae=DIET, motion=DIET, detail=DIET, seconds=1, judged=(JUDGED,), judged_motion=CLIP
+    )
     shop = recipes.Workshop(
         settings=RunSettings(out=tmp_path, budget=Budget(steps=2)),
         scale=scale,
         device=CPU,
         seed=0,
         textures=4,
-        judge=False,
     )
     recipes.RECIPES["all"](shop)
     models = open_model_set(tmp_path / "set")
@@ -287,5 +291,19 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
     with torch.no_grad():
         latent = vae.encode(torch.rand((1, 3, 5, 32, 32), generator=generator(1)) * 2 - 1)
     assert latent.shape == (1, 8, 2, 4, 4)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {name: entry["steps"] for name, entry in report.items()} == {
+        "vae": 2,
+        "motion": 2,
+        "detail": 2,
+    }
+    assert set(report["detail"]["held_out"][str(JUDGED)]) == {
+        "bicubic",
+        "vae_bicubic",
+        "stage2",
+        "ceiling",
+        "first",
+    }
+    assert set(report["motion"]["held_out"]) == {move.words for move in SINGLE_MOVES}
     assert models.motion_high.load(FP32).config.in_channels == 20
     assert TINY_VAE.compression.space == 8
