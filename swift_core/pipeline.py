@@ -96,7 +96,6 @@ def plan(
     return made
 
 
-@torch.inference_mode()
 def generate(
     models: ModelSet,
     picture: Float[Tensor, "height width 3"],
@@ -108,34 +107,59 @@ def generate(
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Make a video from a picture.
 
+    The settings are checked at once; the models run as the frames are asked for.
+
     Args:
         picture: of any size, in [0, 1]; cropped to the output's shape.
         motion: a clip to use in Stage I's place.
 
-    Yields:
+    Returns:
         The video's frames in [0, 1], 1 and then 4 at a time, as they are decoded.
 
     Raises:
-        SwiftError: for settings that do not work; before any model runs.
+        SwiftError: for settings that do not work.
     """
     made = plan(models, settings, motion=motion)
-    prompt = encode_prompt(
+
+    def frames() -> Iterator[Tensor]:
+        prompt = _encode_prompt(models, settings, runtime)
+        clip = motion
+        if clip is None:
+            clip = _motion(models, picture, prompt, settings, made, runtime)
+            keep.motion(clip)
+        reference = _reference(models, picture, clip, made, runtime)
+        latent = _refine(models, reference, prompt, settings, made, runtime)
+        keep.latent(latent)
+        del clip, reference
+        yield from _decode(models, latent, runtime)
+
+    return _without_gradients(frames())
+
+
+def _encode_prompt(
+    models: ModelSet, settings: GenerationSettings, runtime: Runtime
+) -> PromptEmbeddings:
+    """Embed both prompts, as long as both stages' models take them."""
+    return encode_prompt(
         models.text,
         settings.prompt,
         settings.negative,
-        max_tokens=models.detail.config.text_tokens,
+        max_tokens=min(slot.config.text_tokens for slot in (models.motion_high, models.detail)),
         runtime=runtime,
     )
-    if motion is None:
-        motion_settings = MotionSettings(
-            shape=made.motion, recipe=settings.motion_recipe, seed=settings.seed
-        )
-        motion = make_motion(models, picture, prompt, motion_settings, runtime=runtime)
-        keep.motion(motion)
-    reference = _reference(models, picture, motion, made, runtime)
-    latent = _refine(models, reference, prompt, settings, made, runtime)
-    keep.latent(latent)
-    yield from decode(models, latent, runtime=runtime)
+
+
+def _motion(
+    models: ModelSet,
+    picture: Tensor,
+    prompt: PromptEmbeddings,
+    settings: GenerationSettings,
+    made: GenerationPlan,
+    runtime: Runtime,
+) -> Tensor:
+    """Run Stage I."""
+    how = MotionSettings(shape=made.motion, recipe=settings.motion_recipe, seed=settings.seed)
+    return make_motion(models, picture, prompt, how, runtime=runtime)
 
 
 def _reference(
@@ -167,10 +191,23 @@ def _refine(
     return refine(dit, reference, keys, how, runtime=runtime)
 
 
-@torch.inference_mode()
 def decode(
     models: ModelSet, latent: Float[Tensor, "1 c t h w"], *, runtime: Runtime
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode a video's latent with Stage II's VAE, as a stream of frames in [0, 1]."""
+    return _without_gradients(_decode(models, latent, runtime))
+
+
+def _decode(models: ModelSet, latent: Tensor, runtime: Runtime) -> Iterator[Tensor]:
     vae = runtime.load(models.detail_vae)
     yield from decode_clip(vae, latent, phase=Phase.DECODE, runtime=runtime)
+
+
+def _without_gradients(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Run a stream in inference mode, and its consumer outside of it."""
+    while True:
+        with torch.inference_mode():
+            chunk = next(frames, None)
+        if chunk is None:
+            return
+        yield chunk

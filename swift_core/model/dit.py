@@ -22,6 +22,7 @@ from ..shapes import Bool, Float, Tensor
 from .attention import CrossAttention, KeyValue, SelfAttention
 from .config import DiTConfig
 from .modulation import add_gated, modulate, timestep_sinusoids
+from .patches import fold_patches, unfold_patches
 from .rope import Rope, make_rope
 
 FP32_ISLANDS = (
@@ -233,14 +234,8 @@ class WanDiT(nn.Module):
                 context=None if context is None else context.dit_blocks[index],
                 mask=mask,
             )[0]
-        patch = self.config.patch
-        return rearrange(
-            self.head(tokens, entry.time),
-            "b t (h w) (p q c) -> b c t (h p) (w q)",
-            h=latent.shape[3] // patch.height,
-            p=patch.height,
-            q=patch.width,
-        )
+        patches = self.head(tokens, entry.time)
+        return unfold_patches(patches, self.config.patch, height=latent.shape[3])
 
     def _enter(
         self,
@@ -267,10 +262,7 @@ class WanDiT(nn.Module):
 
     def _patchify(self, latent: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t s d"]:
         """Embed patches; a linear layer on folded pixels is the strided convolution, but faster."""
-        patch = self.config.patch
-        folded = rearrange(
-            latent, "b c t (h p) (w q) -> b t (h w) (c p q)", p=patch.height, q=patch.width
-        )
+        folded = fold_patches(latent, self.config.patch)
         return F.linear(folded, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def _dit_blocks(self) -> Iterable[DiTBlock]:

@@ -18,6 +18,7 @@ from ..flow.sigmas import make_sigmas
 from ..flow.solvers import Velocity, sample
 from ..geometry import LatentShape, PixelShape
 from ..media.pictures import fit_picture
+from ..model.config import DiTConfig
 from ..model.dit import WanDiT
 from ..progress import Phase, Progress
 from ..segments.denoiser import SegmentContext
@@ -68,6 +69,11 @@ class Experts:
         self._runtime = runtime
         self._held: tuple[bool, WanDiT, GuidedPrompt] | None = None
 
+    @property
+    def config(self) -> DiTConfig:
+        """Give the architecture that all experts have."""
+        return self._models.motion_high.config
+
     def at(self, sigma: float) -> tuple[WanDiT, GuidedPrompt]:
         """Give the expert for a noise level, with the prompt read; the other one is let go."""
         models = self._models
@@ -100,21 +106,31 @@ def make_motion(
     tests/oracle/test_stages.py.
     """
     shape = settings.shape
-    vae = runtime.load(models.motion_vae)
-    latent_shape = shape.latent(vae.config.compression, channels=vae.config.latent_channels)
     first = fit_picture(picture, height=shape.height, width=shape.width).unsqueeze(0)
-    experts = Experts(models, prompt, settings.recipe, runtime)
+    vae = models.motion_vae
+    latent_shape = shape.latent(vae.config.compression, channels=vae.config.latent_channels)
     config = models.motion_high.config
-    if config.in_channels == config.out_channels:
-        anchor = _encode_first(vae, first, runtime=runtime, latent_frames=1)
-        latent = _sample_anchored(experts, anchor, latent_shape, settings, runtime)
-    else:
-        given = _encode_first(vae, first, runtime=runtime, latent_frames=latent_shape.latent_frames)
-        latent = _sample_masked(experts, given, latent_shape, settings, runtime)
-    chunks = decode_clip(vae, latent, phase=Phase.MOTION_DECODE, runtime=runtime)
+    is_anchored = config.in_channels == config.out_channels
+    given = _encode_first(
+        runtime.load(vae),
+        first,
+        latent_frames=1 if is_anchored else latent_shape.latent_frames,
+        runtime=runtime,
+    )
+    sample_clip = _sample_anchored if is_anchored else _sample_masked
+    latent = sample_clip(
+        Experts(models, prompt, settings.recipe, runtime), given, latent_shape, settings, runtime
+    )
+    return _decode(runtime.load(vae), latent, shape, runtime)
+
+
+def _decode(
+    vae: WanVAE, latent: Float[Tensor, "1 c t i j"], shape: PixelShape, runtime: Runtime
+) -> Float[Tensor, "p h w 3"]:
+    """Decode the whole clip, into memory allocated once."""
     clip = torch.empty((shape.pixel_frames, shape.height, shape.width, 3))
     filled = 0
-    for chunk in chunks:
+    for chunk in decode_clip(vae, latent, phase=Phase.MOTION_DECODE, runtime=runtime):
         clip[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
     return clip
@@ -189,7 +205,7 @@ def _sample_masked(
     """Sample every frame, shown a mask (1 = given) and what is given."""
     frames = range(shape.latent_frames)
     noise = ClipNoise(seed=settings.seed, shape=shape)
-    mask_channels = experts.at(settings.sigmas[0])[0].config.in_channels - 2 * shape.channels
+    mask_channels = experts.config.in_channels - 2 * shape.channels
     mask = given.new_zeros((1, mask_channels, *given.shape[2:]))
     mask[:, :, 0] = 1
     condition = torch.cat((mask, given), dim=1)
