@@ -33,12 +33,13 @@ from swift_core.vae.autoencoder import WanVAE
 from .chance import choose, generator, happens, uniform
 from .data import VARIED, ClipMaker
 from .fewsteps import clean_estimate, latent_loss
-from .latents import Pool, channel_weights
+from .latents import channel_weights
 from .loop import Losses
 from .measure import average, psnr
 from .motion import Stage1
 from .moves import SINGLE_MOVES, Move
 from .optimizer import Rates
+from .pool import Pool
 from .prompts import bucket_prompt, embed
 from .references import DetailBatch, hybrid_reference, make_batch, shrink
 from .sizes import FEW_STEPS, Diet

@@ -29,8 +29,9 @@ from .optimizer import MuonAdam, Rates
 _log = logging.getLogger(__name__)
 
 WARM_STEPS = 20
-FALL = 0.35
-"""Share of the budget, at its end, over which the rates fall to nothing."""
+FALL = 0.95
+"""Share of the budget, at its end, over which the rates fall to nothing: a long fall, because at
+full rates small batches leave a floor of noise."""
 
 Losses = dict[str, Tensor]
 """By name; ``loss`` is the one that is stepped down."""

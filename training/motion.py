@@ -22,11 +22,12 @@ from swift_core.vae.autoencoder import WanVAE
 from .chance import generator
 from .data import STEADY, ClipMaker
 from .fewsteps import clean_estimate, latent_loss, walk
-from .latents import Pool, channel_weights, shown_picture
+from .latents import channel_weights, shown_picture
 from .loop import Losses
 from .measure import average, measure_motion, psnr
 from .moves import SINGLE_MOVES, Move
 from .optimizer import Rates
+from .pool import Pool
 from .prompts import bucket_prompt, embed
 from .sizes import FEW_STEPS, MASK_CHANNELS, Diet
 from .vae import to_clips, to_model

@@ -48,9 +48,9 @@ TINY_MOTION = DiTConfig(
 TINY_DETAIL = DiTConfig(
     in_channels=2 * LATENT_CHANNELS,
     out_channels=LATENT_CHANNELS,
-    dim=192,
-    ffn_dim=576,
-    heads=6,
+    dim=256,
+    ffn_dim=768,
+    heads=8,
     layers=6,
     text_dim=TINY_WORDS.text_dim,
     text_tokens=24,
@@ -75,7 +75,7 @@ class Diet:
     Attributes:
         shapes: of clips.
         batch: how many clips at the first shape; others as many as have about the same pixels.
-        pool: batches of latents that are kept and drawn from; for the DiTs.
+        pool: batches that are kept and drawn from.
         refresh: steps after which the oldest batch of the pool is replaced.
     """
 
@@ -134,18 +134,23 @@ SMALL = Scale(
 """For a CPU."""
 
 FULL = Scale(
-    vae=Diet(shapes=(_clip(17, 128, 128), _clip(13, 160, 160), _clip(5, 256, 256)), batch=32),
+    vae=Diet(
+        shapes=(_clip(17, 128, 128), _clip(13, 160, 160), _clip(5, 256, 256)),
+        batch=32,
+        pool=32,
+        refresh=2,
+    ),
     motion=Diet(
         shapes=(_clip(49, 128, 80), _clip(33, 160, 96), _clip(81, 128, 80)),
         batch=32,
-        pool=64,
-        refresh=4,
+        pool=40,
+        refresh=20,
     ),
     detail=Diet(
         shapes=(_clip(33, 256, 160), _clip(49, 192, 192), _clip(81, 192, 128), _clip(33, 512, 320)),
-        batch=12,
-        pool=96,
-        refresh=6,
+        batch=24,
+        pool=40,
+        refresh=25,
     ),
     seconds=480,
     judged=(_clip(33, 256, 160), _clip(33, 512, 320)),

@@ -31,6 +31,7 @@ from .loop import Losses
 from .measure import average, luma, psnr
 from .moves import SINGLE_MOVES
 from .optimizer import Rates
+from .pool import Pool
 from .sizes import Diet
 
 CHROMA_WEIGHT = 0.5
@@ -125,24 +126,29 @@ class VAETask:
     """Reconstruct clips through a latent with noise."""
 
     name = "vae"
-    rates = Rates(matrix=0.02, vector=2e-3, momentum=0.7)
+    rates = Rates(matrix=0.015, vector=2e-3, momentum=0.7)
 
     def __init__(self, vae: WanVAE, clips: ClipMaker, diet: Diet) -> None:
         self.vae = vae
         self.clips = clips
         self.diet = diet
+        self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """Give the VAE."""
         return {"vae": self.vae}
 
+    def make(self, index: int) -> Float[Tensor, "b 3 p h w"]:
+        """Make a batch of clips."""
+        made = self.clips.make(
+            index, count=self.diet.count(index), shape=self.diet.shape(index), style=VARIED
+        )
+        return to_model(made.pixels)
+
     def losses(self, step: int) -> Losses:
         """Compare a batch with its reconstruction, and hold the latent together."""
-        made = self.clips.make(
-            step, count=self.diet.count(step), shape=self.diet.shape(step), style=VARIED
-        )
-        pixels = to_model(made.pixels)
+        _, pixels = self.pool.draw(step)
         with skeleton_only(self.vae) if step < SKELETON_STEPS else nullcontext():
             return self._compare(pixels, step)
 

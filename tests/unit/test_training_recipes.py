@@ -21,14 +21,23 @@ from training.data import ClipMaker
 from training.detail import DetailTask, draw_segment, gather_context
 from training.dits import make_dit, make_words
 from training.fewsteps import walk
-from training.latents import Pool
 from training.loop import Budget, RunSettings, RunState, rate_share, train
 from training.motion import MotionTask, Stage1
 from training.moves import SINGLE_MOVES
 from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
 from training.pictures import PHOTOGRAPHS
+from training.pool import Pool
 from training.references import DetailBatch, hybrid_reference, shrink
-from training.sizes import FULL, SMALL, TINY_VAE, TINY_WORDS, Diet, Scale
+from training.sizes import (
+    FULL,
+    SMALL,
+    TINY_DETAIL,
+    TINY_MOTION,
+    TINY_VAE,
+    TINY_WORDS,
+    Diet,
+    Scale,
+)
 from training.textures import draw_textures
 from training.vae import VAETask, make_vae, skeleton_only
 
@@ -87,7 +96,7 @@ def test_steps_lower_the_loss(make_task, clips):
     for step in range(12):
         task.losses(0)["loss"].backward()
         optimizer.step(step, share=1.0)
-    assert float(task.losses(0)["loss"].detach()) < 0.9 * before
+    assert float(task.losses(0)["loss"].detach()) < 0.95 * before
 
 
 @pytest.mark.parametrize("make_task", TASKS)
@@ -144,8 +153,9 @@ def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
 
 def test_rates_rise_at_once_and_fall_at_the_end():
     assert rate_share(0.0, 0) < 0.1
-    assert rate_share(0.3, 1000) == 1
-    assert rate_share(0.9, 1000) == pytest.approx(0.1 / 0.35)
+    assert rate_share(0.05, 1000) == 1
+    assert rate_share(0.905, 1000) == pytest.approx(0.1)
+    assert rate_share(1.1, 1000) == 0
     budget = Budget(seconds=10, steps=100)
     assert budget.spent(RunState(step=20, seconds=5)) == 0.5
     assert budget.spent(RunState(step=70, seconds=5)) == 0.7
@@ -157,6 +167,22 @@ def test_orthogonalize_brings_singular_values_near_one(shape):
     values = torch.linalg.svdvals(orthogonalize(matrices))
     assert values.min() > 0.3
     assert values.max() < 1.4
+
+
+@pytest.mark.parametrize("config", [TINY_MOTION, TINY_DETAIL], ids=["motion", "detail"])
+def test_a_fresh_dit_answers_with_what_it_is_shown(config):
+    dit = make_dit(config, seed=0)
+    noise, shown = torch.randn((2, 1, 48, 2, 6, 6), generator=generator(0))
+    mask = shown.new_zeros((1, config.in_channels - 96, 2, 6, 6))
+    for sigma in (0.6, 1.0):
+        noisy = (1 - sigma) * shown + sigma * noise
+        timestep = torch.full((1, 2), 1000 * sigma)
+        words = dit.read_prompt(torch.zeros((1, 0, config.text_dim)))
+        latent = torch.cat((noisy, mask, shown), dim=1)
+        velocity = dit(latent, timestep, words, positions=(0, 1))
+        clean = noisy - sigma * velocity
+        # What is off is the size of each token, which a norm over few features misjudges.
+        assert (clean - shown).square().mean() < 0.1
 
 
 def test_tables_norms_and_ways_out_are_no_matrices():
