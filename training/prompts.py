@@ -23,6 +23,9 @@ CAMERA_WORDS = (
 )
 """Words whose buckets are never used as random ones."""
 
+FILLERS = 16
+"""Most random buckets behind a prompt."""
+
 _FORMS = {
     "zoom": ("zoom", "zooms", "zooming"),
     "pan": ("pan", "pans", "panning"),
@@ -53,11 +56,11 @@ def write_prompt(draw: torch.Generator, move: Move) -> str:
 def bucket_prompt(
     draw: torch.Generator, words: WordEncoder, move: Move, *, max_tokens: int
 ) -> Int[Tensor, " l"]:
-    """Give the buckets of a prompt for a move, with up to 8 random ones behind it."""
+    """Give the buckets of a prompt for a move, with random ones behind it."""
     device = words.words.weight.device
     said = words.bucket(write_prompt(draw, move)).cpu()
     free = _free_buckets(words.config.buckets)
-    filler = [choose(draw, free) for _ in range(whole(draw, 0, 9))]
+    filler = [choose(draw, free) for _ in range(whole(draw, 0, FILLERS + 1))]
     return torch.cat((said, torch.tensor(filler, dtype=torch.long)))[:max_tokens].to(device)
 
 
