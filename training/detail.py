@@ -42,6 +42,7 @@ from .optimizer import Rates
 from .pool import Pool
 from .prompts import bucket_prompt, embed
 from .references import DetailBatch, hybrid_reference, make_batch, shrink
+from .sheets import Sheet
 from .sizes import FEW_STEPS, Diet
 from .vae import to_clips, to_model
 
@@ -165,8 +166,12 @@ def evaluate_detail(
     vae: WanVAE,
     clips: ClipMaker,
     shape: PixelShape,
+    sheet: Sheet,
 ) -> dict[str, float]:
     """Refine held-out clips made small, beside what costs nothing and what is the most.
+
+    Args:
+        sheet: gets last frames: bicubic, through the VAE, Stage II, the VAE's ceiling, the truth.
 
     Returns:
         PSNR over the frames after the first: of plain bicubic upsampling, of the VAE's
@@ -188,6 +193,7 @@ def evaluate_detail(
         through = to_clips(vae.decode(reference))
         ceiling = to_clips(vae.decode(vae.encode(to_model(true))))
         named = {"bicubic": bicubic, "vae_bicubic": through, "stage2": made, "ceiling": ceiling}
+        sheet.add(*(clip[0] for clip in (*named.values(), true)))
         row = {name: psnr(clip[:, 1:], true[:, 1:]) for name, clip in named.items()}
         row["first"] = psnr(made[:, :1], true[:, :1])
         rows.append(row)

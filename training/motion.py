@@ -29,6 +29,7 @@ from .moves import SINGLE_MOVES, Move
 from .optimizer import Rates
 from .pool import Pool
 from .prompts import bucket_prompt, embed
+from .sheets import Sheet
 from .sizes import FEW_STEPS, MASK_CHANNELS, Diet
 from .vae import to_clips, to_model
 
@@ -135,9 +136,12 @@ class MotionTask:
 
 @torch.no_grad()
 def evaluate_motion(
-    stage: Stage1, clips: ClipMaker, shape: PixelShape
+    stage: Stage1, clips: ClipMaker, shape: PixelShape, sheet: Sheet
 ) -> dict[str, dict[str, float]]:
     """Let every move be made of every held-out photograph, and measure what moved.
+
+    Args:
+        sheet: gets first, middle and last frame of each clip that was made, and the true last one.
 
     Returns:
         By move: PSNR against the filmed truth and of standing still against it, and for each of
@@ -149,6 +153,7 @@ def evaluate_motion(
         for number in range(len(clips.photographs)):
             true = clips.film(number, move, shape=shape)
             made = stage.sample(true[0], move.words, pixel_frames=shape.pixel_frames, seed=number)
+            sheet.add(torch.cat((made, true[-1:])), frames=(0, len(made) // 2, -2, -1))
             row = {"psnr": psnr(made[1:], true[1:])}
             row["still"] = psnr(true[:1].expand_as(true)[1:], true[1:])
             for name, value in measure_motion(true).items():

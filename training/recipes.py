@@ -7,7 +7,7 @@ photographs), ``report.json`` (every evaluation), and ``set/``, the finished set
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .dits import make_dit, make_words
 from .export import save_half
 from .loop import RunSettings, RunState, Task, train
 from .motion import MotionTask, Stage1, evaluate_motion
+from .sheets import Sheet
 from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Scale
 from .vae import VAETask, evaluate_vae, export_vae, make_vae, measure_statistics
 
@@ -86,8 +87,9 @@ class Workshop:
         _log.info("%s: %d steps in %.0f s", task.name, state.step, state.seconds)
         return state
 
-    def report(self, name: str, state: RunState, results: dict[str, Any]) -> None:
-        """Add an evaluation to the report."""
+    def report(self, name: str, state: RunState, results: Mapping[str, Any], sheet: Sheet) -> None:
+        """Add an evaluation to the report, and write what was seen beside it."""
+        sheet.save(self.settings.out / f"{name}-held-out.png")
         path = self.settings.out / "report.json"
         report = json.loads(path.read_text()) if path.exists() else {}
         report[name] = {"steps": state.step, "seconds": round(state.seconds), "held_out": results}
@@ -104,11 +106,12 @@ def train_vae(shop: Workshop) -> None:
     export_vae(vae, config, shop.set_folder / VAE_FILE)
     if shop.judge:
         finished, held_out = load_vae(shop), shop.clips(held_out=True)
-        shop.report(
-            "vae",
-            state,
-            {str(shape): evaluate_vae(finished, held_out, shape) for shape in shop.scale.judged},
-        )
+        sheet = Sheet()
+        results = {
+            str(shape): evaluate_vae(finished, held_out, shape, sheet)
+            for shape in shop.scale.judged
+        }
+        shop.report("vae", state, results, sheet)
 
 
 def train_motion(shop: Workshop) -> None:
@@ -126,7 +129,9 @@ def train_motion(shop: Workshop) -> None:
     if not shop.judge:
         return
     held_out = shop.clips(held_out=True)
-    shop.report("motion", state, evaluate_motion(finished, held_out, shop.scale.judged_motion))
+    sheet = Sheet()
+    results = evaluate_motion(finished, held_out, shop.scale.judged_motion, sheet)
+    shop.report("motion", state, results, sheet)
 
 
 def train_detail(shop: Workshop) -> None:
@@ -146,14 +151,12 @@ def train_detail(shop: Workshop) -> None:
         return
     held_out = shop.clips(held_out=True)
     finished: WanDiT = build_dit(shop.set_folder / DETAIL_FILE, precision=FP32).to(shop.device)
-    shop.report(
-        "detail",
-        state,
-        {
-            str(shape): evaluate_detail(finished, words, vae, held_out, shape)
-            for shape in shop.scale.judged
-        },
-    )
+    sheet = Sheet()
+    results = {
+        str(shape): evaluate_detail(finished, words, vae, held_out, shape, sheet)
+        for shape in shop.scale.judged
+    }
+    shop.report("detail", state, results, sheet)
 
 
 def train_all(shop: Workshop) -> None:

@@ -32,6 +32,7 @@ from .measure import average, luma, psnr
 from .moves import SINGLE_MOVES
 from .optimizer import Rates
 from .pool import Pool
+from .sheets import Sheet
 from .sizes import Diet
 
 CHROMA_WEIGHT = 0.5
@@ -197,8 +198,13 @@ def export_vae(vae: WanVAE, config: VAEConfig, path: Path) -> None:
 
 
 @torch.no_grad()
-def evaluate_vae(vae: WanVAE, clips: ClipMaker, shape: PixelShape) -> dict[str, float]:
+def evaluate_vae(
+    vae: WanVAE, clips: ClipMaker, shape: PixelShape, sheet: Sheet
+) -> dict[str, float]:
     """Reconstruct held-out clips, and take the mean over pictures.
+
+    Args:
+        sheet: gets the last true frame of each, and what became of it.
 
     Returns:
         PSNR over all, of brightness alone, and of the first and the last frames.
@@ -208,6 +214,7 @@ def evaluate_vae(vae: WanVAE, clips: ClipMaker, shape: PixelShape) -> dict[str, 
     for number in range(len(clips.photographs)):
         clip = clips.film(number, SINGLE_MOVES[number % 8], shape=shape)[None].to(device)
         made = to_clips(vae.decode(vae.encode(to_model(clip))))
+        sheet.add(clip[0], made[0])
         rows.append(
             {
                 "psnr": psnr(made, clip),

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from swift_core.errors import CheckpointError
 from swift_core.geometry import Patch, PixelShape
+from swift_core.media.pictures import load_picture
 from swift_core.precision import FP32
 from swift_core.segments.plan import BlockRole, SegmentSettings, plan_segments
 from swift_core.weights.build import build_vae
@@ -323,6 +324,8 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
         "motion": 2,
         "detail": 2,
     }
+    for name in report:
+        assert load_picture(tmp_path / f"{name}-held-out.png").shape[2] == 3
     assert set(report["detail"]["held_out"][str(JUDGED)]) == {
         "bicubic",
         "vae_bicubic",
