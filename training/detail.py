@@ -92,7 +92,7 @@ class DetailTask:
     """
 
     name = "detail"
-    rates = Rates(matrix=0.01, vector=1e-3)
+    rates = Rates(matrix=0.01, vector=1e-3, momentum=0.85)
 
     def __init__(
         self,

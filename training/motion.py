@@ -96,7 +96,7 @@ class MotionTask:
     """Predict clips from their first frame and the name of their move."""
 
     name = "motion"
-    rates = Rates(matrix=0.01, vector=1e-3)
+    rates = Rates(matrix=0.01, vector=1e-3, momentum=0.85)
 
     def __init__(self, stage: Stage1, clips: ClipMaker, diet: Diet) -> None:
         self.stage = stage
