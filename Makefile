@@ -19,6 +19,8 @@ $(VENV)/.demo: requirements.txt requirements/demo.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
+	@$(BIN)/python -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		'make test needs Python 3.11 or later: make clean, then make test PYTHON=python3.11')"
 	$(PIP) -r requirements/dev.txt
 	@touch $@
 

@@ -2,7 +2,16 @@
 
 import sys
 
-from .cli.main import main
+
+def _run() -> int:
+    # Importing takes a second or two, in which a run can be stopped as well.
+    try:
+        from .cli.main import main
+    except KeyboardInterrupt:
+        sys.stderr.write("\nswift_core: stopped before it began.\n")
+        return 2
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

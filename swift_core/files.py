@@ -27,6 +27,8 @@ def check_readable(path: Path, *, kind: str) -> None:
     """
     if path.is_dir():
         raise MediaError(f"{path} is a folder; name the {kind} file inside it.")
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{path} is no ordinary file; save the {kind} to disk first.")
     if not path.is_file():
         raise MediaError(f"{path} does not exist; check the name of the {kind}.")
     if path.stat().st_size == 0:
@@ -91,8 +93,12 @@ def part_file(path: Path) -> Generator[Path, None, None]:
             f"choose another folder."
         ) from error
     try:
+        part.touch()
+        mode = part.stat().st_mode
         yield part
         try:
+            # Some writers make files that only their owner may read, whatever the user's umask.
+            part.chmod(mode)
             part.replace(path)
         except OSError as error:
             raise OutputError(
@@ -101,3 +107,31 @@ def part_file(path: Path) -> Generator[Path, None, None]:
             ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def reserved(path: Path, *, overwrite: bool) -> Generator[None, None, None]:
+    """Hold a name while its file is being made, so that two runs cannot make the same one.
+
+    Without ``overwrite`` an empty file stands under the name from now on; if the block fails and
+    the file is still empty, it is removed.
+
+    Raises:
+        OutputError: if the name has been taken since it was checked.
+    """
+    if overwrite:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{path} exists already: another run makes it; choose another name."
+        ) from error
+    try:
+        yield
+    except BaseException:
+        if path.stat().st_size == 0:
+            path.unlink()
+        raise

@@ -11,6 +11,12 @@ from .errors import GeometryError
 OUTPUT_MULTIPLE = 64
 """Output sides are multiples of this, so that a quarter of them fits an 8x8 VAE and a 2x2 patch."""
 
+LARGEST_SIDE = 16384
+"""Pixels; no encoder takes more."""
+
+MOST_PIXEL_FRAMES = 10_001
+"""Ten minutes at 16 frames per second."""
+
 MOTION_SCALE = 4
 """The motion clip has a quarter of the output's sides: 640x352 for 2560x1408 (paper: 360P, 2K)."""
 
@@ -96,12 +102,16 @@ def latent_frames_of(pixel_frames: int, *, time: int = 4) -> int:
     """Count the latent frames of a clip.
 
     Raises:
-        GeometryError: if ``pixel_frames`` is not ``time * n + 1``.
+        GeometryError: if ``pixel_frames`` is not ``time * n + 1``, or too many.
     """
     if pixel_frames < 1 or (pixel_frames - 1) % time:
         raise GeometryError(
             f"{pixel_frames} frames cannot be encoded: the number must be {time}n+1; "
             f"the nearest is {nearest_pixel_frames(pixel_frames, time=time)}."
+        )
+    if pixel_frames > MOST_PIXEL_FRAMES:
+        raise GeometryError(
+            f"{pixel_frames} frames are too many: one run makes at most {MOST_PIXEL_FRAMES}."
         )
     return (pixel_frames - 1) // time + 1
 
@@ -110,13 +120,17 @@ def check_output_size(height: int, width: int, *, multiple: int = OUTPUT_MULTIPL
     """Refuse an output size whose sides are not multiples of ``multiple``.
 
     Raises:
-        GeometryError: naming the nearest size that works.
+        GeometryError: naming the nearest size that works, or the largest side.
     """
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise GeometryError(
             f"size {width}x{height} does not work: both sides must be multiples of {multiple}; "
             f"the nearest is {nearest_multiple(width, multiple)}x"
             f"{nearest_multiple(height, multiple)}."
+        )
+    if max(height, width) > LARGEST_SIDE:
+        raise GeometryError(
+            f"size {width}x{height} is too large: no side may be longer than {LARGEST_SIDE}."
         )
 
 

@@ -1,10 +1,11 @@
 """The words of the command line, and what they are turned into."""
 
 import argparse
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..errors import SwiftError
 from ..flow.recipe import SolverName
@@ -16,12 +17,22 @@ from .generate import run_generate
 Value = TypeVar("Value")
 
 
+MOST_RATE_PART = 1_000_000
+"""Containers store a rate as a fraction of small whole numbers."""
+
+
 class UsageError(SwiftError):
     """Words on the command line that make no command."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing its usage and leaving."""
+    """A parser that raises instead of printing its usage and leaving, and takes whole words only.
+
+    Abbreviations would change their meaning, or lose it, whenever an option is added.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help.")
@@ -47,8 +58,11 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _rate(text: str) -> Fraction:
+    # No exponents: Fraction would write out a number of a billion digits.
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", text, re.ASCII):
+        raise ValueError(text)
     rate = Fraction(text)
-    if not 0 < rate <= 1000:
+    if not (Fraction(1, 10) <= rate <= 1000 and rate.denominator <= MOST_RATE_PART):
         raise ValueError(text)
     return rate
 
@@ -67,9 +81,7 @@ def _segment_seed(text: str) -> tuple[int, int]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = _Parser(
-        prog="swift_core", description="One picture in, one 2K video out.", allow_abbrev=False
-    )
+    parser = _Parser(prog="swift_core", description="One picture in, one 2K video out.")
     chosen = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     _add_generate(chosen.add_parser("generate", help="make a video from a picture"))
     _add_decode(chosen.add_parser("decode", help="make the video of a saved latent again"))

@@ -2,18 +2,20 @@
 
 import argparse
 import json
-import sys
+from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, SwiftError
+from ..files import reserved
 from ..flow.recipe import Recipe, SolverName
 from ..pipeline import decode
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from ..weights.detect import detect
-from ..weights.headers import read_header
-from ..weights.latents import load_latent
+from ..weights.headers import read_header, shown
+from ..weights.latents import is_saved_latent, load_latent
 from .reporting import Bars
 from .settings import choose_runtime, open_models, output_shape, recipe, segment_settings
+from .speech import complain, say
 from .videos import check_video, write_stream
 
 _PUBLISHED_RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
@@ -24,17 +26,19 @@ def run_decode(options: argparse.Namespace) -> int:
     check_video(options)
     saved = load_latent(options.latent)
     models = open_models(options.models)
-    channels, wanted = saved.latent.shape[1], models.detail_vae.config.latent_channels
-    if channels != wanted:
+    wanted = models.detail_vae.config.latent_space
+    if saved.latent_space != wanted:
         raise CheckpointError(
-            f"{options.latent} has {channels} channels, but the VAE of {models.name} has {wanted}; "
-            "pass --models with the set that made it."
+            f"{options.latent} is for a VAE of {shown(saved.latent_space)}, but that of "
+            f"{models.name} has {wanted}; pass --models with the set that made it."
         )
-    with Bars(quiet=options.quiet) as bars:
+    if options.models is None:
+        complain(models.description)
+    with reserved(options.output, overwrite=options.overwrite), Bars(quiet=options.quiet) as bars:
         runtime = choose_runtime(options.device, bars)
         rate = options.fps or saved.frames_per_second
         write_stream(decode(models, saved.latent, runtime=runtime), options, rate=rate)
-    sys.stdout.write(f"{options.output}\n")
+    say(str(options.output))
     return 0
 
 
@@ -53,7 +57,7 @@ def run_plan(options: argparse.Namespace) -> int:
         detail_recipe=recipe(options, detail, prefix=""),
     )
     text = json.dumps(made.as_data(), indent=2) if options.json else made.describe()
-    sys.stdout.write(f"{text}\n")
+    say(text)
     return 0
 
 
@@ -63,16 +67,35 @@ def run_inspect(options: argparse.Namespace) -> int:
     failed = False
     for path in options.files:
         try:
-            checkpoint = detect(read_header(path))
+            data, sentence = _inspect(path)
         except SwiftError as error:
             failed = True
             found.append({"file": str(path), "error": str(error)})
             if not options.json:
-                sys.stderr.write(f"swift_core: {error}\n")
+                complain(f"swift_core: {error}")
         else:
-            found.append({"file": str(path), **checkpoint.as_data()})
+            found.append({"file": str(path), **data})
             if not options.json:
-                sys.stdout.write(f"{path}: {checkpoint.sentence}\n")
+                say(f"{path}: {sentence}")
     if options.json:
-        sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
+        say(json.dumps(found, indent=2))
     return 2 if failed else 0
+
+
+def _inspect(path: Path) -> tuple[dict[str, Any], str]:
+    """Say what a file is, as data and in a sentence."""
+    header = read_header(path)
+    if not is_saved_latent(header):
+        checkpoint = detect(header)
+        return checkpoint.as_data(), checkpoint.sentence
+    saved = load_latent(path)
+    shape = list(saved.latent.shape[1:])
+    rate = str(saved.frames_per_second)
+    data = {
+        "kind": "latent",
+        "shape": shape,
+        "frames_per_second": rate,
+        "latent_space": saved.latent_space,
+    }
+    size = "x".join(str(side) for side in shape)
+    return data, f"a saved latent, {size}, {rate} frames per second; decode makes its video."

@@ -1,15 +1,14 @@
 """The command ``generate``: check everything, run the main path, write what was made."""
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MediaError
-from ..files import check_writable
+from ..errors import MediaError, OutputError
+from ..files import check_writable, reserved
 from ..geometry import PixelShape
 from ..media.clips import read_clip
 from ..media.codecs import VideoCodec
@@ -31,6 +30,7 @@ from .settings import (
     recipe,
     segment_settings,
 )
+from .speech import complain, say
 from .videos import check_video, write_clip
 
 
@@ -50,14 +50,14 @@ def run_generate(options: argparse.Namespace) -> int:
     """Make a video from a picture."""
     job = _check(options)
     if options.models is None:
-        sys.stderr.write(f"{job.models.description}\n")
+        complain(job.models.description)
     begin = time.perf_counter()
-    with Bars(quiet=options.quiet) as bars:
+    with reserved(options.output, overwrite=options.overwrite), Bars(quiet=options.quiet) as bars:
         fidelity = _run(job, bars)
     if options.report:
         seconds = time.perf_counter() - begin
         write_json(_report(job, bars, seconds=seconds, fidelity=fidelity), options.report)
-    sys.stdout.write(f"{options.output}\n")
+    say(str(options.output))
     return 0
 
 
@@ -81,13 +81,19 @@ def _check(options: argparse.Namespace) -> _Job:
 
 def _check_files(options: argparse.Namespace) -> None:
     check_distinct(
-        image=options.image,
-        motion=options.motion,
-        output=options.output,
-        save_motion=options.save_motion,
-        save_latent=options.save_latent,
-        report=options.report,
+        {"--image": options.image, "--motion": options.motion},
+        {
+            "--output": options.output,
+            "--save-motion": options.save_motion,
+            "--save-latent": options.save_latent,
+            "--report": options.report,
+        },
     )
+    if options.motion and options.save_motion:
+        raise OutputError(
+            f"--save-motion keeps Stage I's clip, but with --motion {options.motion} there is no "
+            "Stage I; leave one of them out."
+        )
     check_video(options)
     overwrite = options.overwrite
     if options.save_motion:
@@ -134,7 +140,11 @@ def _run(job: _Job, bars: Bars) -> float:
 
     def keep_latent(latent: Tensor) -> None:
         if options.save_latent:
-            saved = SavedLatent(latent=latent, frames_per_second=options.fps)
+            saved = SavedLatent(
+                latent=latent,
+                frames_per_second=options.fps,
+                latent_space=job.models.detail_vae.config.latent_space,
+            )
             save_latent(saved, options.save_latent)
 
     frames: Iterator[Tensor] = generate(

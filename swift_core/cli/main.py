@@ -3,11 +3,13 @@
 Exit status 0 means done, 2 means refused or stopped, with the reason on standard error.
 """
 
-import sys
 from collections.abc import Sequence
+
+import torch
 
 from ..errors import SwiftError
 from .arguments import make_parser
+from .speech import complain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,16 +20,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except SwiftError as error:
         return _refuse(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse("not enough memory for this size; make --size or --pixel-frames smaller.")
+    except OSError as error:
+        # Whatever the system refuses: a name too long, a folder not ours, a disk that is full.
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}; choose another place or name.")
     except KeyboardInterrupt:
         # A bar may have been cut short in the middle of its line.
-        sys.stderr.write("\n")
-        return _refuse("stopped; no unfinished file is left.")
-    except BrokenPipeError:
-        # The reader of our output went away (head, a pager): nothing is left to say.
-        sys.stderr.close()
-        return 2
+        return _refuse("stopped; no unfinished file is left.", new_line=True)
 
 
-def _refuse(sentence: str) -> int:
-    sys.stderr.write(f"swift_core: {sentence}\n")
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Tell a want of memory from a fault of ours; on the CPU PyTorch says it in words only."""
+    kinds = (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _refuse(sentence: str, *, new_line: bool = False) -> int:
+    complain(("\n" if new_line else "") + f"swift_core: {sentence}")
     return 2

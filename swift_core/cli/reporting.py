@@ -41,12 +41,12 @@ class Bars:
             self._bar = tqdm(
                 total=progress.steps * progress.segments,
                 desc=progress.phase.value,
-                disable=self._quiet,
+                disable=self._quiet or sys.stderr is None,
                 file=sys.stderr,
             )
         if self._bar is not None:
             if progress.segments > 1:
-                where = f"segment {progress.segment + 1}/{progress.segments}"
+                where = f"segment {progress.segment} of 0-{progress.segments - 1}"
                 self._bar.set_postfix_str(f"{where}, step {progress.step}/{progress.steps}", False)
             self._bar.update()
 

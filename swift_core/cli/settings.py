@@ -1,6 +1,7 @@
 """From words of the command line to checked values of the core."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,17 +93,16 @@ def choose_runtime(device: str, observe: Observer) -> Runtime:
     )
 
 
-def check_distinct(**paths: Path | None) -> None:
-    """Refuse two options that name the same file.
+def check_distinct(inputs: Mapping[str, Path | None], outputs: Mapping[str, Path | None]) -> None:
+    """Refuse an output that is an input or another output; both by the name of their option.
 
     Raises:
         OutputError: naming both options.
     """
-    seen: dict[Path, str] = {}
-    for name, path in paths.items():
+    seen = {path.resolve(): option for option, path in inputs.items() if path is not None}
+    for option, path in outputs.items():
         if path is None:
             continue
-        option = f"--{name.replace('_', '-')}"
         other = seen.setdefault(path.resolve(), option)
         if other != option:
             raise OutputError(f"{other} and {option} both name {path}; give each its own file.")

@@ -7,6 +7,8 @@ from enum import Enum
 from ..errors import ScheduleError
 from .sigmas import check_sigma_shift
 
+MOST_STEPS = 10_000
+
 
 class SolverName(Enum):
     """The ways to walk from noise to a picture."""
@@ -35,6 +37,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ScheduleError(f"steps is {self.steps}; at least 1 is needed.")
+        if self.steps > MOST_STEPS:
+            raise ScheduleError(f"steps is {self.steps}; more than {MOST_STEPS} are of no use.")
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
             raise ScheduleError(f"cfg is {self.cfg:g}; it must be 0 or more (1 = no guidance).")
         check_sigma_shift(self.sigma_shift)

@@ -126,15 +126,24 @@ def read_video(path: Path, *, most_frames: int | None = None) -> Clip:
         MediaError: if there is no video in the file, or no whole one.
     """
     with _opened(path) as (_, stream):
-        rate = _rate(stream, path)
-    chunks: list[Tensor] = []
-    count = 0
+        rate, stated = _rate(stream, path), stream.frames
+    room = min(count for count in (stated or CHUNK, most_frames) if count is not None)
+    clip: Tensor | None = None
+    filled = 0
     for frames in iter_video(path):
-        chunks.append(frames)
-        count += len(frames)
-        if most_frames is not None and count >= most_frames:
+        frames = frames[: None if most_frames is None else most_frames - filled]
+        if clip is None:
+            clip = frames.new_empty(room, *frames.shape[1:])
+        if filled + len(frames) > len(clip):  # the container did not tell, or told too few
+            grown = clip.new_empty(2 * (filled + len(frames)), *clip.shape[1:])
+            grown[:filled] = clip[:filled]
+            clip = grown
+        clip[filled : filled + len(frames)] = frames
+        filled += len(frames)
+        if filled == most_frames:
             break
-    return Clip(frames=torch.cat(chunks)[:most_frames], frames_per_second=rate)
+    assert clip is not None, "a video without frames has been refused"
+    return Clip(frames=clip[:filled], frames_per_second=rate)
 
 
 def to_picture(frame: VideoFrame) -> Float[Tensor, "h w 3"]:

@@ -54,7 +54,7 @@ class _Entry(NamedTuple):
 
     tokens: Tensor
     time: Tensor
-    noise_level: Tensor
+    time_modulation: Tensor
     rope: Rope
 
 
@@ -77,7 +77,7 @@ class DiTBlock(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "b t s d"],
-        noise_level: Float[Tensor, "b t 6 d"],
+        time_modulation: Float[Tensor, "b t 6 d"],
         *,
         rope: Rope,
         prompt: KeyValue,
@@ -87,14 +87,14 @@ class DiTBlock(nn.Module):
         """Transform the tokens, and give back their self-attention keys and values.
 
         Args:
-            noise_level: the time projection, before this layer's own offsets.
+            time_modulation: the time projection, before this layer's own offsets.
             rope: positions of the flattened tokens.
             prompt: this layer's keys and values of the prompt.
             context: this layer's keys and values of frames that are not among the tokens.
             mask: over flattened tokens, True where the query (row) may look.
         """
         frames = tokens.shape[1]
-        modulation = (self.modulation.unsqueeze(1) + noise_level).unsqueeze(-2)
+        modulation = (self.modulation.unsqueeze(1) + time_modulation).unsqueeze(-2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unbind(2)
 
         update = modulate(tokens, shift=shift, scale=scale, eps=self.eps).flatten(1, 2)
@@ -193,7 +193,7 @@ class WanDiT(nn.Module):
         entry = self._enter(latent, timestep, positions)
         tokens, keys = entry.tokens, list[KeyValue]()
         for block, words in zip(self._dit_blocks(), prompt.dit_blocks, strict=True):
-            tokens, own = block(tokens, entry.noise_level, rope=entry.rope, prompt=words)
+            tokens, own = block(tokens, entry.time_modulation, rope=entry.rope, prompt=words)
             keys.append(own)
         return ContextKeys(tuple(keys))
 
@@ -228,7 +228,7 @@ class WanDiT(nn.Module):
             # Not unpacked: a name for the keys would keep them alive through the next DiT block.
             tokens = block(
                 tokens,
-                entry.noise_level,
+                entry.time_modulation,
                 rope=entry.rope,
                 prompt=prompt.dit_blocks[index],
                 context=None if context is None else context.dit_blocks[index],
@@ -250,7 +250,7 @@ class WanDiT(nn.Module):
         return _Entry(
             tokens=self._patchify(latent),
             time=time,
-            noise_level=self.time_projection(time).unflatten(-1, (6, -1)),
+            time_modulation=self.time_projection(time).unflatten(-1, (6, -1)),
             rope=make_rope(
                 self.config,
                 positions,

@@ -53,25 +53,23 @@ def make_rope(
 
     Source: Wan-Video/Wan2.2@42bf4cf:wan/modules/model.py, rope_params and rope_apply.
     """
-    along_time, along_height, along_width = (
+    axes = [
         axis_angles(axis, dim)
         for axis, dim in zip(
             (positions, range(height), range(width)), config.rope_dims, strict=True
         )
-    )
-    length = len(positions)
-    angles = torch.cat(
-        (
-            repeat(along_time, "t a -> t h w a", h=height, w=width),
-            repeat(along_height, "h a -> t h w a", t=length, w=width),
-            repeat(along_width, "w a -> t h w a", t=length, h=height),
-        ),
-        dim=-1,
-    )
-    angles = rearrange(angles, "t h w a -> (t h w) 1 a")
-    return Rope(
-        cos=angles.cos().to(device, torch.float32), sin=angles.sin().to(device, torch.float32)
-    )
+    ]
+    sizes = {"t": len(positions), "h": height, "w": width}
+
+    def table(values: Sequence[Tensor]) -> Tensor:
+        # Only these few numbers per axis cross to the device; they are laid out over there.
+        laid_out = [
+            repeat(value.to(device, torch.float32), f"{axis} a -> (t h w) 1 a", **sizes)
+            for axis, value in zip("thw", values, strict=True)
+        ]
+        return torch.cat(laid_out, dim=-1)
+
+    return Rope(cos=table([axis.cos() for axis in axes]), sin=table([axis.sin() for axis in axes]))
 
 
 def apply_rope(heads: Float[Tensor, "b s n d"], rope: Rope) -> Float[Tensor, "b s n d"]:

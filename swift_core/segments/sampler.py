@@ -42,7 +42,7 @@ class SegmentSampling:
             raise ScheduleError(f"a schedule of {len(self.sigmas)} noise levels has no step.")
 
 
-def gather(latent: Float[Tensor, "b c t h w"], segment: Segment) -> Float[Tensor, "b c window h w"]:
+def gather(latent: Float[Tensor, "b c t h w"], segment: Segment) -> Float[Tensor, "b c s h w"]:
     """Collect the latent frames that a segment sees, in its order."""
     return latent[:, :, list(segment.latent_frames)]
 
@@ -120,7 +120,7 @@ def sample_segments(
             segment=segment.index,
             segments=len(plan.segments),
         )
-        latent[:, :, list(segment.targets)] = _sample_segment(
+        latent[:, :, segment.targets[0] : segment.targets[-1] + 1] = _sample_segment(
             denoiser, context, sampling, noise=noise, on_step=_report(observe, start)
         )
     return latent

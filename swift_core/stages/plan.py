@@ -251,7 +251,7 @@ def _describe_segment(segment: Segment) -> str:
         return str(frames[0]) if len(frames) == 1 else f"{frames[0]}-{frames[-1]}"
 
     sees = ", ".join(["0", *(span(side) for side in (segment.left, segment.right) if side)])
-    return f"{segment.index + 1:>2}: samples {span(segment.targets)}, sees {sees}"
+    return f"{segment.index:>2}: samples {span(segment.targets)}, sees {sees}"
 
 
 def _engineering(number: int) -> str:

@@ -7,7 +7,7 @@ VAE of Stage II. So latent frame 0, a causal VAE's encoding of one frame alone, 
 from collections.abc import Iterator
 
 from ..errors import MediaError
-from ..geometry import PixelShape, latent_frames_of
+from ..geometry import PixelShape, latent_frames_of, nearest_pixel_frames
 from ..media.pictures import fit_clip, fit_picture
 from ..progress import Phase
 from ..shapes import Float, Tensor
@@ -22,10 +22,14 @@ def check_motion(clip: Float[Tensor, "p h w 3"], output: PixelShape) -> None:
     Raises:
         MediaError: naming both lengths.
     """
-    if len(clip) != output.pixel_frames:
+    have, wanted = len(clip), output.pixel_frames
+    if have != wanted:
+        fits = have > 1 and nearest_pixel_frames(have) == have
+        other = f", or ask for a video of {have}" if fits else ""
+        counted = "1 frame" if have == 1 else f"{have} frames"
         raise MediaError(
-            f"the motion clip has {len(clip)} frames, the video is to have "
-            f"{output.pixel_frames}; cut or retime the clip, or ask for {len(clip)} frames."
+            f"the motion clip has {counted}, the video is to have {wanted}; cut or retime the "
+            f"clip to {wanted} frames{other}."
         )
 
 

@@ -177,13 +177,12 @@ class WanVAE(nn.Module):
 
     def _moments_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         cache = TailCache()
-        first: Tensor | None = None
+        size: str | None = None
         for pixels in chunks:
-            first = pixels[:, :, :1] if first is None else first
-            if pixels.shape[3:] != first.shape[3:]:
+            size = size or _size(pixels)
+            if _size(pixels) != size:
                 raise GeometryError(
-                    f"a chunk of {_size(pixels)} follows chunks of {_size(first)}: "
-                    "one clip has one size."
+                    f"a chunk of {_size(pixels)} follows chunks of {size}: one clip has one size."
                 )
             yield self._moments(pixels, cache)
 

@@ -1,5 +1,6 @@
 """The numbers that make a Wan VAE, and the two published ones."""
 
+import zlib
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
@@ -90,6 +91,16 @@ class VAEConfig:
                     f"{level.dim} channels, {level.factor} values each, evenly; "
                     f"dim_mult is {self.dim_mult}."
                 )
+
+    @property
+    def latent_space(self) -> str:
+        """Name the latents that this VAE reads and writes: two VAEs with one name share them."""
+        statistics = zlib.crc32(repr((self.latent_mean, self.latent_std)).encode())
+        size = self.compression
+        return (
+            f"{self.latent_channels} channels, {size.space}x{size.space}x{size.time} compression, "
+            f"statistics {statistics:08x}"
+        )
 
     @property
     def pixel_channels(self) -> int:

@@ -114,15 +114,15 @@ def test_dit_block(pair):
     dit, oracle = pair
     latent, _ = inputs(dit.config)
     tokens = torch.randn(1, 3, 12, dit.config.dim)
-    noise_level = torch.randn(1, 3, 6, dit.config.dim)
+    time_modulation = torch.randn(1, 3, 6, dit.config.dim)
     text = torch.randn(1, dit.config.text_tokens, dit.config.dim)
     rope = make_rope(dit.config, range(3), height=3, width=4, device=torch.device("cpu"))
     layer = dit.blocks[0]
-    ours, _ = layer(tokens, noise_level, rope=rope, prompt=layer.cross_attn.read(text))
+    ours, _ = layer(tokens, time_modulation, rope=rope, prompt=layer.cross_attn.read(text))
     expected = oracle.blocks[0](
         tokens.flatten(1, 2),
         text,
-        noise_level.repeat_interleave(12, dim=1),
+        time_modulation.repeat_interleave(12, dim=1),
         oracle.rope(latent),
     )
     torch.testing.assert_close(ours.flatten(1, 2), expected, **CLOSE)

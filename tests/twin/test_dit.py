@@ -32,10 +32,10 @@ def test_modulation_per_frame_is_modulation_per_token(dit):
     tokens = rearrange(dit._patchify(latent), "b t s d -> b (t s) 1 d")
     per_token = timestep.repeat_interleave(6, dim=1)
     time = dit.time_embedding(timestep_sinusoids(per_token, 32))
-    noise_level = dit.time_projection(time).unflatten(-1, (6, -1))
+    time_modulation = dit.time_projection(time).unflatten(-1, (6, -1))
     rope = make_rope(dit.config, range(3), height=2, width=3, device=torch.device("cpu"))
     for layer, keys in zip(dit.blocks, prompt.dit_blocks, strict=True):
-        tokens, _ = layer(tokens, noise_level, rope=rope, prompt=keys)
+        tokens, _ = layer(tokens, time_modulation, rope=rope, prompt=keys)
     patches = dit.head(tokens, time)
     naive = rearrange(patches, "b (t h w) 1 (p q c) -> b c t (h p) (w q)", t=3, h=2, w=3, p=2, q=2)
     torch.testing.assert_close(per_frame, naive, **CLOSE)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from swift_core.cli.main import main
@@ -18,7 +19,8 @@ from swift_core.media.pictures import save_picture
 from swift_core.media.video_read import probe_video, read_video
 from swift_core.media.video_write import VideoWriter
 from swift_core.stages.runtime import Runtime
-from swift_core.weights.latents import load_latent
+from swift_core.vae.config import WAN22_VAE
+from swift_core.weights.latents import SavedLatent, load_latent, save_latent
 from swift_core.weights.seeded import save_model_set, seeded_model_set
 
 ROOT = Path(__file__).parents[2]
@@ -141,22 +143,44 @@ def test_a_kept_motion_clip_makes_the_same_video_again(generate, tmp_path):
         ["--right-neighbors", "1"],
         ["--rope", "local"],
         ["--interaction", "read-only"],
-        ["--solver", "renoise", "--steps", "2"],
-        ["--solver", "unipc", "--steps", "3", "--motion-solver", "unipc"],
-        ["--cfg", "3", "--negative", "blur", "--motion-cfg", "2"],
+        ["--solver", "renoise"],
+        ["--solver", "unipc"],
+        ["--motion-solver", "unipc"],
+        ["--motion-solver", "renoise"],
+        ["--steps", "2"],
+        ["--motion-steps", "2"],
+        ["--cfg", "3"],
+        ["--motion-cfg", "3"],
         ["--reference-strength", "0.6"],
-        ["--sigma-shift", "3", "--motion-sigma-shift", "8"],
+        ["--sigma-shift", "3"],
+        ["--motion-sigma-shift", "8"],
+        ["--prompt", "another prompt"],
+        ["--segment-seed", "1=5"],
     ],
     ids=" ".join,
 )
 def test_every_setting_changes_the_video(generate, tmp_path, words):
-    short = ("--codec", "ffv1", "--segment-length", "1", "--pixel-frames", "13")
-    assert generate(*short, output="usual.mkv") == 0
-    assert generate(*short, *words, output="changed.mkv") == 0
+    """One option at a time, everything else the same."""
+    usual = ["--codec", "ffv1", "--segment-length", "1", "--pixel-frames", "13"]
+    usual += ["--steps", "3", "--motion-steps", "3", "--negative", "blur"]
+    assert generate(*usual, output="usual.mkv") == 0
+    assert generate(*usual, *words, output="changed.mkv") == 0
     usual, changed = (read_video(tmp_path / name) for name in ("usual.mkv", "changed.mkv"))
     assert changed.frames.shape == usual.frames.shape
-    if "--sigma-shift" not in words:  # with one step, the shift has nothing to warp
-        assert not torch.equal(usual.frames, changed.frames)
+    assert not torch.equal(usual.frames, changed.frames)
+
+
+def test_the_negative_prompt_counts_with_guidance_only(generate, tmp_path):
+    for name, words in {
+        "a.mkv": ["--cfg", "1", "--negative", "blur"],
+        "b.mkv": ["--cfg", "1", "--negative", "noise"],
+        "c.mkv": ["--cfg", "2", "--negative", "blur"],
+        "d.mkv": ["--cfg", "2", "--negative", "noise"],
+    }.items():
+        assert generate("--codec", "ffv1", *words, output=name) == 0
+    a, b, c, d = (read_video(tmp_path / f"{name}.mkv").frames for name in "abcd")
+    assert torch.equal(a, b)
+    assert not torch.equal(c, d)
 
 
 def test_a_folder_of_models_is_used(generate, tmp_path):
@@ -176,7 +200,10 @@ def test_a_folder_of_models_is_used(generate, tmp_path):
         (["--size", "huge"], ["'huge' is no size; write it like 2560x1408"]),
         (["--pixel-frames", "10"], ["10 frames", "4n+1", "nearest is 9"]),
         (["--pixel-frames", "1"], ["1 frame is a picture", "shortest video has 5"]),
+        (["--pixel-frames", "100000001"], ["100000001 frames are too many", "10001"]),
+        (["--size", "64x20480"], ["size 64x20480 is too large", "16384"]),
         (["--steps", "0"], ["steps is 0; at least 1"]),
+        (["--steps", "1000000000"], ["steps is 1000000000; more than 10000"]),
         (["--cfg", "-1"], ["cfg is -1"]),
         (["--motion-sigma-shift", "0"], ["sigma_shift is 0"]),
         (["--segment-length", "0"], ["segment_length is 0"]),
@@ -188,6 +215,9 @@ def test_a_folder_of_models_is_used(generate, tmp_path):
         (["--segment-seed", "7=1"], ["segment 7 cannot be re-rolled: the plan has 1 segments"]),
         (["--segment-seed", "seven"], ["'seven' is no re-roll; write it like 2=43"]),
         (["--fps", "0"], ["'0' is no rate"]),
+        (["--fps", "0.0000001"], ["'0.0000001' is no rate"]),
+        (["--fps", "1/999999999999"], ["'1/999999999999' is no rate"]),
+        (["--fps", "1e999999999"], ["'1e999999999' is no rate"]),
         (["--fps", "1/0"], ["'1/0' is no rate; write it like 16 or 30000/1001"]),
         (["--rope", "sideways"], ["sideways", "global", "local"]),
         (["--quality", "99"], ["quality 99 does not exist"]),
@@ -196,6 +226,10 @@ def test_a_folder_of_models_is_used(generate, tmp_path):
         (["--models", "nowhere"], ["nowhere"]),
         (["--motion", "nowhere.mp4"], ["nowhere.mp4 does not exist"]),
         (["--surprise"], ["--surprise", "see swift_core --help"]),
+        (["--pixel", "9"], ["--pixel"]),
+        (["--image", "x" * 300], ["xxx: File name too long"]),
+        (["--models", "x" * 300], ["xxx: File name too long"]),
+        (["--motion", "x" * 300], ["xxx: File name too long"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
@@ -246,6 +280,42 @@ def test_impossible_places(generate, refuses, tmp_path):
         lambda: generate("--codec", "ffv1", "--save-motion", same, output="same.mkv"),
         "--output and --save-motion both name",
     )
+    refuses(lambda: generate(output="x" * 300 + ".mp4"), "File name too long")
+    os.mkfifo(tmp_path / "pipe")
+    refuses(lambda: generate("--image", tmp_path / "pipe"), "pipe is no ordinary file")
+
+
+def test_an_output_that_is_an_input(generate, refuses, tmp_path):
+    write_clip(clip := tmp_path / "clip.mkv", 9)
+    words = ["--codec", "ffv1", "--overwrite", "--motion", clip]
+    refuses(lambda: generate(*words, output="clip.mkv"), "--motion and --output both name")
+
+
+def test_keeping_stage_one_without_stage_one(generate, refuses, tmp_path):
+    write_clip(clip := tmp_path / "clip.mkv", 9)
+    words = ["--motion", clip, "--save-motion", tmp_path / "kept.mkv"]
+    refuses(lambda: generate(*words), "--save-motion keeps Stage I's clip", "leave one")
+
+
+def test_a_picture_and_its_own_movement(generate, tmp_path):
+    """One file as both inputs: the first frame is the picture, all of them the motion."""
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.randint(256, (9, 16, 32, 3), dtype=torch.uint8, generator=draw).numpy()
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=125)
+    assert generate("--image", tmp_path / "a.gif", "--motion", tmp_path / "a.gif") == 0
+
+
+def test_two_runs_do_not_make_one_file(generate, refuses, tmp_path, monkeypatch):
+    """The name is taken as soon as the first run starts, and given back if it fails."""
+
+    def generate_again(*_):
+        refuses(generate, "out.mp4 exists already")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("swift_core.cli.generate._run", generate_again)
+    assert generate() == 2
+    assert not (tmp_path / "out.mp4").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder nobody can write")
@@ -298,13 +368,26 @@ def test_a_latent_that_is_none_or_of_another_vae(refuses, tmp_path):
         foreign,
         metadata={"swift_i2v_latent": '{"frames_per_second": "16"}'},
     )
-    refuses(lambda: main(["decode", str(foreign), *output]), "16 channels", "has 48", "--models")
-    save_file(
-        {"latent": torch.zeros(1, 48, 2, 4, 4)},
-        foreign,
-        metadata={"swift_i2v_latent": '{"frames_per_second": "1/0"}'},
+    refuses(lambda: main(["decode", str(foreign), *output]), "frames per second and latent space")
+    for notes, words in (
+        ({"frames_per_second": "1/0", "latent_space": "any"}, "frames per second"),
+        ({"frames_per_second": "16", "latent_space": "of another\nVAE"}, r"of another\nVAE"),
+    ):
+        metadata = {"swift_i2v_latent": json.dumps(notes)}
+        save_file({"latent": torch.zeros(1, 48, 2, 4, 4)}, foreign, metadata=metadata)
+        refuses(lambda: main(["decode", str(foreign), *output]), words)
+
+
+def test_a_latent_of_another_vae_with_as_many_channels(refuses, tmp_path):
+    """The built-in VAE and Wan2.2's both have 48 channels, and are not the same."""
+    saved = SavedLatent(
+        latent=torch.zeros(1, 48, 2, 4, 4),
+        frames_per_second=Fraction(16),
+        latent_space=WAN22_VAE.latent_space,
     )
-    refuses(lambda: main(["decode", str(foreign), *output]), "frames per second")
+    save_latent(saved, tmp_path / "full.safetensors")
+    words = ["decode", str(tmp_path / "full.safetensors"), "--output", str(tmp_path / "out.mp4")]
+    refuses(lambda: main(words), "48 channels, 16x16x4", "8x8x4", "pass --models")
 
 
 def test_plan_reads_no_weights_and_prints_for_people_and_programs(capsys, monkeypatch):
@@ -362,9 +445,102 @@ def test_ctrl_c_stops_cleanly(picture, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "picture.png"]
 
 
+def run_in_a_shell(line, tmp_path, *, picture):
+    """Run the command as a shell would, with whatever is done to its streams."""
+    small = " ".join(SMALL)
+    output = tmp_path / "中.mp4"
+    command = (
+        f"{sys.executable} -m swift_core generate --image {picture} --prompt a {small} "
+        f"--output {output} {line}"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    return done, output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("line", ["", ">&-", ">/dev/full", "2>&-", "2>/dev/full", "| true"])
+def test_streams_that_nobody_reads_do_not_lose_a_video(tmp_path, picture, line):
+    done, output = run_in_a_shell(line, tmp_path, picture=picture)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert probe_video(output).pixel_frames == 9
+    if not line:
+        assert done.stdout.decode().strip().endswith("\\u4e2d.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no ulimit there")
+def test_a_latent_that_does_not_fit_on_the_disk(tmp_path, picture):
+    latent = tmp_path / "latent.safetensors"
+    command = [sys.executable, "-m", "swift_core", "generate", "--image", str(picture)]
+    command += ["--prompt", "a", *SMALL, "--size", "256x256", "--quiet"]
+    command += ["--output", str(tmp_path / "out.mp4"), "--save-latent", str(latent)]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"{latent} cannot be written" in done.stderr.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
+def test_ctrl_c_while_python_still_imports():
+    script = (
+        "import sys, runpy\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "sys.argv = ['swift_core', 'plan']\n"
+        "runpy.run_module('swift_core', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "\nswift_core: stopped before it began.\n"
+
+
+def test_no_memory_is_a_sentence_and_other_faults_are_not_hidden(monkeypatch, capsys):
+    def fail(error):
+        def raise_it(*_, **__):
+            raise error
+
+        monkeypatch.setattr("swift_core.cli.commands.plan_generation", raise_it)
+        return main(["plan"])
+
+    assert fail(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")) == 2
+    assert "not enough memory for this size" in capsys.readouterr().err
+    assert fail(MemoryError()) == 2
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        fail(RuntimeError("a fault of ours"))
+
+
+def test_inspect_knows_a_saved_latent(tmp_path, capsys):
+    saved = SavedLatent(
+        latent=torch.zeros(1, 48, 2, 4, 4),
+        frames_per_second=Fraction(24),
+        latent_space=WAN22_VAE.latent_space,
+    )
+    save_latent(saved, tmp_path / "latent.safetensors")
+    assert main(["inspect", str(tmp_path / "latent.safetensors")]) == 0
+    assert "a saved latent, 48x2x4x4, 24 frames per second" in capsys.readouterr().out
+    assert main(["inspect", "--json", str(tmp_path / "latent.safetensors")]) == 0
+    (data,) = json.loads(capsys.readouterr().out)
+    assert (data["kind"], data["shape"]) == ("latent", [48, 2, 4, 4])
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as leaving:
         main(["--help"])
     assert leaving.value.code == 0
-    for command in ("generate", "decode", "plan", "inspect"):
-        assert command in capsys.readouterr().out or command
+    shown = capsys.readouterr().out
+    assert [name for name in ("generate", "decode", "plan", "inspect") if name not in shown] == []

@@ -92,5 +92,5 @@ def test_as_data_and_in_words():
     assert data["segments"][6]["roles"] == ["anchor", "neighbor", "neighbor", "target", "target"]
     assert data["flops"] == sum(stage["flops"] for stage in data["work"])
     words = made.describe()
-    assert "7: samples 19-20, sees 0, 17-18" in words
+    assert "6: samples 19-20, sees 0, 17-18" in words
     assert "16.9 PFLOP" in words
