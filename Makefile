@@ -8,7 +8,7 @@ PICTURE ?= sample/coffee.jpg
 PROMPT ?= slow zoom in on a cup of coffee
 DEMO ?= out/demo.mp4
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench train clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -43,6 +43,13 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## our DiT and VAE beside diffusers', on this machine
 	$(BIN)/python -m benchmarks
+
+$(VENV)/.training: requirements/training.txt $(VENV)/.demo
+	$(PIP) -r requirements/training.txt
+	@touch $@
+
+train: $(VENV)/.training ## the tiny set, from nothing, into out/tiny; can be stopped and resumed
+	$(BIN)/python -m training all --out out/tiny --resume
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis

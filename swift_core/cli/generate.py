@@ -1,6 +1,7 @@
 """The command ``generate``: check everything, run the main path, write what was made."""
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
             )
         },
         "plan": job.plan.as_data(),
-        "first_frame_psnr_db": fidelity,
+        "first_frame_psnr_db": fidelity if math.isfinite(fidelity) else None,
         "seconds": {"total": seconds, **bars.seconds},
         "peak_memory": peak_memory(),
         "machine": machine(),
