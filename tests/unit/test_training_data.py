@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from swift_core.geometry import PixelShape
 from swift_core.text.words import WordEncoder
+from tests.pictures import write_picture_cache
 from training.chance import generator
 from training.data import PLAIN, STEADY, VARIED, ClipMaker
 from training.measure import content_shift, luma, measure_motion, psnr
@@ -24,15 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Textures under the photographs' names: these tests need no package that carries them."""
-    path = tmp_path_factory.mktemp("pictures") / "cache.safetensors"
-    pictures = draw_textures(len(PHOTOGRAPHS), side=160, seed=7)
-    levels = {
-        photograph.name: (picture * 255).round().to(torch.uint8).contiguous()
-        for photograph, picture in zip(PHOTOGRAPHS, pictures, strict=True)
-    }
-    save_file(levels, path)
-    return path
+    return write_picture_cache(tmp_path_factory.mktemp("pictures"), side=160)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from swift_core.errors import CheckpointError
 from swift_core.geometry import Patch, PixelShape
@@ -15,6 +15,7 @@ from swift_core.segments.plan import BlockRole, SegmentSettings, plan_segments
 from swift_core.weights.build import build_vae
 from swift_core.weights.model_set import open_model_set
 from tests.models import SMALL_DIT, SMALL_VAE
+from tests.pictures import write_picture_cache
 from training import recipes
 from training.chance import generator
 from training.curves import read_rows
@@ -26,7 +27,6 @@ from training.loop import Budget, RunSettings, RunState, rate_share, train
 from training.motion import MotionTask, Stage1
 from training.moves import SINGLE_MOVES
 from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
-from training.pictures import PHOTOGRAPHS
 from training.pool import Pool
 from training.references import DetailBatch, hybrid_reference, shrink
 from training.sizes import (
@@ -39,7 +39,6 @@ from training.sizes import (
     Diet,
     Scale,
 )
-from training.textures import draw_textures
 from training.vae import VAETask, make_vae, skeleton_only
 
 CPU = torch.device("cpu")
@@ -53,14 +52,7 @@ DETAIL = replace(SMALL_DIT, in_channels=16, layers=1)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "cache.safetensors"
-    pictures = draw_textures(len(PHOTOGRAPHS), side=96, seed=7)
-    levels = {
-        photograph.name: (picture * 255).round().to(torch.uint8).contiguous()
-        for photograph, picture in zip(PHOTOGRAPHS, pictures, strict=True)
-    }
-    save_file(levels, path)
-    return path
+    return write_picture_cache(tmp_path_factory.mktemp("pictures"), side=96)
 
 
 @pytest.fixture(scope="module")

@@ -22,50 +22,21 @@ FLAT_SMALL_VAE = replace(SEEDED_VAE, residual=False, dim_mult=(1, 2, 2), residua
 VAES = (WAN22_VAE, WAN21_VAE, SEEDED_VAE, FLAT_SMALL_VAE)
 
 
-def shapes_in_diffusers(make):
+def in_diffusers(config):
+    """Names and shapes of diffusers' model with these numbers."""
+    pytest.importorskip("diffusers")
+    from tests.oracles import empty_oracle_dit, empty_oracle_vae
+
+    make = empty_oracle_dit if hasattr(config, "heads") else empty_oracle_vae
     with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in make().state_dict().items()}
-
-
-def diffusers_dit(config):
-    diffusers = pytest.importorskip("diffusers")
-    return shapes_in_diffusers(
-        lambda: diffusers.WanTransformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=config.heads,
-            attention_head_dim=config.head_dim,
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            text_dim=config.text_dim,
-            freq_dim=config.frequency_dim,
-            ffn_dim=config.ffn_dim,
-            num_layers=config.layers,
-        )
-    )
-
-
-def diffusers_vae(config):
-    diffusers = pytest.importorskip("diffusers")
-    return shapes_in_diffusers(
-        lambda: diffusers.AutoencoderKLWan(
-            base_dim=config.encoder_dim,
-            decoder_base_dim=config.decoder_dim,
-            z_dim=config.latent_channels,
-            dim_mult=list(config.dim_mult),
-            num_res_blocks=config.residual_blocks,
-            temperal_downsample=list(config.temporal_downsample),
-            is_residual=config.residual,
-            in_channels=config.pixel_channels,
-            out_channels=config.pixel_channels,
-            patch_size=config.patch if config.patch > 1 else None,
-        )
-    )
+        oracle = make(config)
+    return {name: tuple(value.shape) for name, value in oracle.state_dict().items()}
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("config", DITS, ids=lambda config: f"{config.in_channels}-{config.dim}")
 def test_a_dits_names_and_shapes_are_those_of_diffusers_and_back(config):
-    ours, theirs = expected_shapes(config), diffusers_dit(config)
+    ours, theirs = expected_shapes(config), in_diffusers(config)
     there = dit_to_diffusers(ours)
     assert {there[name]: shape for name, shape in ours.items()} == theirs
     back = to_wan_keys(theirs, Layout.DIFFUSERS_DIT)
@@ -78,7 +49,7 @@ def test_a_dits_names_and_shapes_are_those_of_diffusers_and_back(config):
     "config", VAES, ids=lambda config: f"{config.latent_channels}-{config.encoder_dim}"
 )
 def test_a_vaes_names_and_shapes_are_those_of_diffusers_and_back(config):
-    ours, theirs = expected_shapes(config), diffusers_vae(config)
+    ours, theirs = expected_shapes(config), in_diffusers(config)
     there = vae_to_diffusers(ours, config)
     assert {there[name]: shape for name, shape in ours.items()} == theirs
     back = to_wan_keys(theirs, Layout.DIFFUSERS_VAE)
