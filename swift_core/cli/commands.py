@@ -7,18 +7,16 @@ from typing import Any
 
 from ..errors import CheckpointError, SwiftError
 from ..files import reserved
-from ..flow.recipe import Recipe, SolverName
 from ..pipeline import decode
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from ..weights.detect import detect
 from ..weights.headers import read_header, shown
-from ..weights.latents import is_saved_latent, load_latent
+from ..weights.latents import is_saved_latent, load_latent, read_latent_notes
+from ..weights.set_file import DEFAULT_RECIPE
 from .reporting import Bars
 from .settings import choose_runtime, open_models, output_shape, recipe, segment_settings
 from .speech import complain, say
 from .videos import check_video, write_stream
-
-_PUBLISHED_RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
 
 
 def run_decode(options: argparse.Namespace) -> int:
@@ -44,7 +42,7 @@ def run_decode(options: argparse.Namespace) -> int:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Say what a run would do."""
-    models, motion, detail = PUBLISHED_MODELS, _PUBLISHED_RECIPE, _PUBLISHED_RECIPE
+    models, motion, detail = PUBLISHED_MODELS, DEFAULT_RECIPE, DEFAULT_RECIPE
     if options.models:
         opened = open_models(options.models)
         models = planned_models(opened)
@@ -88,14 +86,13 @@ def _inspect(path: Path) -> tuple[dict[str, Any], str]:
     if not is_saved_latent(header):
         checkpoint = detect(header)
         return checkpoint.as_data(), checkpoint.sentence
-    saved = load_latent(path)
-    shape = list(saved.latent.shape[1:])
-    rate = str(saved.frames_per_second)
+    notes = read_latent_notes(header)
+    rate = str(notes.frames_per_second)
     data = {
         "kind": "latent",
-        "shape": shape,
+        "shape": list(notes.shape),
         "frames_per_second": rate,
-        "latent_space": saved.latent_space,
+        "latent_space": notes.latent_space,
     }
-    size = "x".join(str(side) for side in shape)
+    size = "x".join(str(side) for side in notes.shape)
     return data, f"a saved latent, {size}, {rate} frames per second; decode makes its video."

@@ -12,10 +12,8 @@ from ..errors import MediaError, OutputError
 from ..files import check_writable, reserved
 from ..geometry import PixelShape
 from ..media.clips import read_clip
-from ..media.codecs import VideoCodec
 from ..media.fidelity import psnr
 from ..media.pictures import fit_picture, load_picture
-from ..media.video_write import VideoWriter
 from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
 from ..stages.plan import GenerationPlan
@@ -32,7 +30,7 @@ from .settings import (
     segment_settings,
 )
 from .speech import complain, say
-from .videos import check_video, write_clip
+from .videos import check_video, open_writer, write_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +156,7 @@ def _run(job: _Job, bars: Bars) -> float:
     )
     fitted = fit_picture(job.picture, height=output.height, width=output.width)
     fidelity: float | None = None
-    with VideoWriter(
-        options.output,
-        codec=VideoCodec(options.codec),
-        frames_per_second=options.fps,
-        height=output.height,
-        width=output.width,
-        quality=options.quality,
-    ) as writer:
+    with open_writer(options, height=output.height, width=output.width, rate=options.fps) as writer:
         for chunk in frames:
             if fidelity is None:
                 fidelity = psnr(chunk[0], fitted)
@@ -192,16 +183,8 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
         "segment_seeds": dict(settings.segment_seeds),
         "frames_per_second": str(job.options.fps),
         "recipes": {
-            stage: {
-                "steps": used.steps,
-                "cfg": used.cfg,
-                "sigma_shift": used.sigma_shift,
-                "solver": used.solver.value,
-            }
-            for stage, used in (
-                ("motion", settings.motion_recipe),
-                ("detail", settings.detail_recipe),
-            )
+            "motion": settings.motion_recipe.as_data(),
+            "detail": settings.detail_recipe.as_data(),
         },
         "plan": job.plan.as_data(),
         "first_frame_psnr_db": fidelity if math.isfinite(fidelity) else None,

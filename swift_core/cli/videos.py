@@ -30,20 +30,27 @@ def write_clip(
         writer.write(clip)
 
 
-def write_stream(
-    chunks: Iterator[Float[Tensor, "p h w 3"]], options: argparse.Namespace, *, rate: Fraction
-) -> None:
-    """Write chunks of frames as they come; the first one tells the size."""
-    first = next(chunks)
-    _, height, width, _ = first.shape
-    with VideoWriter(
+def open_writer(
+    options: argparse.Namespace, *, height: int, width: int, rate: Fraction
+) -> VideoWriter:
+    """Make the writer of a command's video; it still has to be entered."""
+    return VideoWriter(
         options.output,
         codec=VideoCodec(options.codec),
         frames_per_second=rate,
         height=height,
         width=width,
         quality=options.quality,
-    ) as writer:
+    )
+
+
+def write_stream(
+    chunks: Iterator[Float[Tensor, "p h w 3"]], options: argparse.Namespace, *, rate: Fraction
+) -> None:
+    """Write chunks of frames as they come; the first one tells the size."""
+    first = next(chunks)
+    _, height, width, _ = first.shape
+    with open_writer(options, height=height, width=width, rate=rate) as writer:
         writer.write(first)
         for chunk in chunks:
             writer.write(chunk)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from ..errors import ScheduleError
 from .sigmas import check_sigma_shift
@@ -42,3 +43,12 @@ class Recipe:
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
             raise ScheduleError(f"cfg is {self.cfg:g}; it must be 0 or more (1 = no guidance).")
         check_sigma_shift(self.sigma_shift)
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the recipe as plain data, for JSON."""
+        return {
+            "steps": self.steps,
+            "cfg": self.cfg,
+            "sigma_shift": self.sigma_shift,
+            "solver": self.solver.value,
+        }

@@ -58,11 +58,11 @@ class DiTDenoiser:
         def velocity(targets: Tensor, sigma: float) -> Tensor:
             latent = context.reference.clone()
             latent[:, :, where] = targets
-            timestep = torch.zeros(latent.shape[0], latent.shape[2], dtype=torch.float64)
+            timestep = torch.zeros(latent.shape[0], latent.shape[2])
             timestep[:, where] = 1000 * sigma
             predicted = self.dit(
                 self._channels(latent, context.reference),
-                timestep.float(),
+                timestep,
                 self.prompt,
                 positions=segment.positions,
             )

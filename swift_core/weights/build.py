@@ -4,9 +4,9 @@ A model is made without memory, its weights are mapped from the file, renamed, b
 formats of the policy, and taken as they are: no second copy of a weight exists that needs none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +29,8 @@ from .detect import detect
 from .headers import read_header
 from .notes import describe_metadata
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 def build_dit(source: Path | str | Checkpoint, *, precision: Precision) -> WanDiT:
     """Build a DiT from a file.
@@ -36,12 +38,7 @@ def build_dit(source: Path | str | Checkpoint, *, precision: Precision) -> WanDi
     Raises:
         CheckpointError: if the file is not a whole DiT that can be used.
     """
-    checkpoint = _usable(source, Kind.DIT)
-    assert isinstance(checkpoint.config, DiTConfig), "a whole DiT has a configuration"
-    with torch.device("meta"):
-        dit = WanDiT(checkpoint.config)
-    fill_module(dit, _read(checkpoint, precision, DIT_ISLANDS))
-    return dit
+    return _build(WanDiT, Kind.DIT, source, precision)
 
 
 def build_vae(source: Path | str | Checkpoint, *, precision: Precision) -> WanVAE:
@@ -50,12 +47,7 @@ def build_vae(source: Path | str | Checkpoint, *, precision: Precision) -> WanVA
     Raises:
         CheckpointError: if the file is not a whole VAE that can be used.
     """
-    checkpoint = _usable(source, Kind.VAE)
-    assert isinstance(checkpoint.config, VAEConfig), "a whole VAE has a configuration"
-    with torch.device("meta"):
-        vae = WanVAE(checkpoint.config)
-    fill_module(vae, _read(checkpoint, precision, VAE_ISLANDS))
-    return prepare(vae)
+    return prepare(_build(WanVAE, Kind.VAE, source, precision))
 
 
 def build_words(source: Path | str | Checkpoint, *, precision: Precision) -> WordEncoder:
@@ -64,12 +56,21 @@ def build_words(source: Path | str | Checkpoint, *, precision: Precision) -> Wor
     Raises:
         CheckpointError: if the file is not a whole word encoder.
     """
-    checkpoint = _usable(source, Kind.TEXT_WORDS)
-    assert isinstance(checkpoint.config, WordConfig), "a whole encoder has a configuration"
+    return _build(WordEncoder, Kind.TEXT_WORDS, source, precision)
+
+
+def _build(
+    make: Callable[[Any], ModuleT],
+    kind: Kind,
+    source: Path | str | Checkpoint,
+    precision: Precision,
+) -> ModuleT:
+    checkpoint = _usable(source, kind)
+    assert checkpoint.config is not None, "a whole model has a configuration"
     with torch.device("meta"):
-        words = WordEncoder(checkpoint.config)
-    fill_module(words, _read(checkpoint, precision, ()))
-    return words
+        module = make(checkpoint.config)
+    fill_module(module, _read(checkpoint, precision, islands_of(checkpoint.config)))
+    return module
 
 
 def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

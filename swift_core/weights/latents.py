@@ -65,26 +65,52 @@ def is_saved_latent(header: Header) -> bool:
     return _METADATA in header.metadata
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentNotes:
+    """What the header of a saved latent tells; see ``SavedLatent``.
+
+    Attributes:
+        shape: ``(channels, latent_frames, height, width)``.
+    """
+
+    shape: tuple[int, ...]
+    frames_per_second: Fraction
+    latent_space: str
+
+
+def read_latent_notes(header: Header) -> LatentNotes:
+    """Describe a saved latent by its header alone.
+
+    Raises:
+        CheckpointError: if the file is something else, or says what cannot be.
+    """
+    entry = header.tensors.get(_TENSOR)
+    shape = (0,) if entry is None else entry.shape
+    is_clip = len(shape) == 5 and shape[0] == 1 and min(shape) > 0
+    if not is_saved_latent(header) or entry is None or entry.dtype != "F32" or not is_clip:
+        raise CheckpointError(
+            f"{header.path} is no saved latent; pass a file written by generate --save-latent."
+        )
+    rate, latent_space = _read_notes(header.path, header.metadata[_METADATA])
+    return LatentNotes(shape=shape[1:], frames_per_second=rate, latent_space=latent_space)
+
+
 def load_latent(path: Path) -> SavedLatent:
     """Read a latent written by ``save_latent``.
 
     Raises:
         CheckpointError: if the file is missing, broken or something else.
     """
-    header = read_header(path)
-    entry = header.tensors.get(_TENSOR)
-    shape = (0,) if entry is None else entry.shape
-    is_clip = len(shape) == 5 and shape[0] == 1 and min(shape) > 0
-    if not is_saved_latent(header) or entry is None or entry.dtype != "F32" or not is_clip:
-        raise CheckpointError(
-            f"{path} is no saved latent; pass a file written by generate --save-latent."
-        )
-    rate, latent_space = _read_notes(path, header.metadata[_METADATA])
+    notes = read_latent_notes(read_header(path))
     try:
         latent: Tensor = load_file(path)[_TENSOR]
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} can no longer be read: {error}; start again.") from error
-    return SavedLatent(latent=latent, frames_per_second=rate, latent_space=latent_space)
+    return SavedLatent(
+        latent=latent,
+        frames_per_second=notes.frames_per_second,
+        latent_space=notes.latent_space,
+    )
 
 
 def _read_notes(path: Path, text: str) -> tuple[Fraction, str]:

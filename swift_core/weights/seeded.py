@@ -7,8 +7,10 @@ download. It has learned nothing.
 
 import hashlib
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +27,9 @@ from ..vae.config import VAEConfig
 from .build import dtype_of, fill_module, islands_of, save_checkpoint
 from .model_set import ModelSet, Slot
 from .set_file import DEFAULT_RECIPE, SetFile, write_set_file
+
+ConfigT = TypeVar("ConfigT", DiTConfig, VAEConfig, WordConfig)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 SEEDED = "seeded"
 
@@ -80,10 +85,11 @@ def seeded_model_set(seed: int = 0) -> ModelSet:
     """
     recipe: Recipe = DEFAULT_RECIPE
     vae = Slot(config=SEEDED_VAE, source=SEEDED, load=partial(_make_vae, f"{seed}/vae"))
+    words = partial(_make, WordEncoder, SEEDED_WORDS, f"{seed}/words")
     return ModelSet(
         name=SEEDED,
         description=_DESCRIPTION,
-        text=Slot(config=SEEDED_WORDS, source=SEEDED, load=partial(_make_words, f"{seed}/words")),
+        text=Slot(config=SEEDED_WORDS, source=SEEDED, load=words),
         motion_high=_dit_slot(SEEDED_MOTION, f"{seed}/motion_high"),
         motion_low=_dit_slot(SEEDED_MOTION, f"{seed}/motion_low"),
         motion_vae=vae,
@@ -95,28 +101,20 @@ def seeded_model_set(seed: int = 0) -> ModelSet:
 
 
 def _dit_slot(config: DiTConfig, key: str) -> Slot[DiTConfig, WanDiT]:
-    return Slot(config=config, source=SEEDED, load=partial(_make_dit, config, key))
+    return Slot(config=config, source=SEEDED, load=partial(_make, WanDiT, config, key))
 
 
-def _make_dit(config: DiTConfig, key: str, precision: Precision) -> WanDiT:
+def _make(
+    make: Callable[[ConfigT], ModuleT], config: ConfigT, key: str, precision: Precision
+) -> ModuleT:
     with torch.device("meta"):
-        dit = WanDiT(config)
-    fill_module(dit, _draw(dit, key, precision, islands_of(config)))
-    return dit
+        module = make(config)
+    fill_module(module, _draw(module, key, precision, islands_of(config)))
+    return module
 
 
 def _make_vae(key: str, precision: Precision) -> WanVAE:
-    with torch.device("meta"):
-        vae = WanVAE(SEEDED_VAE)
-    fill_module(vae, _draw(vae, key, precision, islands_of(SEEDED_VAE)))
-    return prepare(vae)
-
-
-def _make_words(key: str, precision: Precision) -> WordEncoder:
-    with torch.device("meta"):
-        words = WordEncoder(SEEDED_WORDS)
-    fill_module(words, _draw(words, key, precision, ()))
-    return words
+    return prepare(_make(WanVAE, SEEDED_VAE, key, precision))
 
 
 def _draw(

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from ..errors import CheckpointError, OutputError
 from ..files import part_file
-from ..flow.recipe import Recipe, SolverName
+from ..flow.recipe import MOST_STEPS, Recipe, SolverName
 from ..model.config import DiTConfig
 from ..vae.config import VAEConfig
 from .checkpoint import Checkpoint, Kind
@@ -117,8 +117,8 @@ def write_set_file(folder: Path, content: SetFile) -> None:
         "name": content.name,
         "description": content.description,
         "slots": dict(content.slots),
-        "motion": _recipe_data(content.motion),
-        "detail": _recipe_data(content.detail),
+        "motion": content.motion.as_data(),
+        "detail": content.detail.as_data(),
         "boundary": content.boundary,
     }
     path = folder / SET_FILE
@@ -129,15 +129,6 @@ def write_set_file(folder: Path, content: SetFile) -> None:
             raise OutputError(
                 f"{path} cannot be written: {error}; choose another folder."
             ) from error
-
-
-def _recipe_data(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "steps": recipe.steps,
-        "cfg": recipe.cfg,
-        "sigma_shift": recipe.sigma_shift,
-        "solver": recipe.solver.value,
-    }
 
 
 def _refusal(path: Path, what: str) -> CheckpointError:
@@ -177,8 +168,8 @@ def _recipe(path: Path, content: dict[str, Any], name: str) -> Recipe:
     data = _object(path, content.get(name, {}), name)
     _check_names(path, data, {"steps", "cfg", "sigma_shift", "solver"})
     steps = data.get("steps", DEFAULT_RECIPE.steps)
-    if type(steps) is not int or abs(steps) > 10_000:
-        raise _refusal(path, f"{name}: steps must be a whole number of up to 10000")
+    if type(steps) is not int or abs(steps) > MOST_STEPS:
+        raise _refusal(path, f"{name}: steps must be a whole number of up to {MOST_STEPS}")
     solver = data.get("solver", DEFAULT_RECIPE.solver.value)
     solvers = [known.value for known in SolverName]
     if solver not in solvers:
