@@ -97,7 +97,7 @@ class DoubleSides(nn.Module):
 
 
 class Downsample(CausalModule):
-    """Halve height and width, and time where the level says so.
+    """Halve height and width, and time, where the level says so.
 
     The first frame is not convolved over time; it is the history of the second chunk.
     """
@@ -105,8 +105,10 @@ class Downsample(CausalModule):
     def __init__(self, level: Level) -> None:
         super().__init__()
         dim = level.dim
-        self.resample = nn.Sequential(
-            nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, level.out_dim, 3, stride=2)
+        self.resample = (
+            nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, level.out_dim, 3, stride=2))
+            if level.space == 2
+            else None
         )
         self.time_conv = (
             CausalConv3d(dim, dim, (3, 1, 1), time_stride=2) if level.time == 2 else None
@@ -116,7 +118,8 @@ class Downsample(CausalModule):
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
     ) -> Float[Tensor, "b d u i j"]:
         """Shrink one chunk."""
-        features = _per_frame(self.resample, features)
+        if self.resample is not None:
+            features = _per_frame(self.resample, features)
         if self.time_conv is None:
             return features
         if self.time_conv not in cache:
@@ -126,7 +129,7 @@ class Downsample(CausalModule):
 
 
 class Upsample(CausalModule):
-    """Double time where the level says so, then height and width.
+    """Double time, then height and width, where the level says so.
 
     The first frame is not doubled in time, and the second chunk's history is zeros in its place.
     """
@@ -134,7 +137,11 @@ class Upsample(CausalModule):
     def __init__(self, level: Level) -> None:
         super().__init__()
         dim = level.dim
-        self.resample = nn.Sequential(DoubleSides(), nn.Conv2d(dim, level.out_dim, 3, padding=1))
+        self.resample = (
+            nn.Sequential(DoubleSides(), nn.Conv2d(dim, level.out_dim, 3, padding=1))
+            if level.space == 2
+            else None
+        )
         self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if level.time == 2 else None
 
     def forward(
@@ -149,7 +156,7 @@ class Upsample(CausalModule):
             else:
                 history = (0, 0, 0, 0, self.time_conv.history - 1, 0)
                 cache.begin(self.time_conv, F.pad(torch.zeros_like(features), history))
-        return _per_frame(self.resample, features)
+        return features if self.resample is None else _per_frame(self.resample, features)
 
 
 def average_down(features: Float[Tensor, "b c t h w"], level: Level) -> Float[Tensor, "b d u i j"]:

@@ -48,6 +48,8 @@ class VAEConfig:
         residual: whether levels have the parameter-free shortcuts of the Wan2.2 form.
         latent_mean: per channel, subtracted from the raw latent.
         latent_std: per channel, then divided by.
+        spatial_downsample: for each step between levels, whether it halves height and width; a
+            step that does not changes time alone. None: all do, as in Wan's own VAEs.
     """
 
     latent_channels: int
@@ -60,13 +62,20 @@ class VAEConfig:
     residual: bool
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
+    spatial_downsample: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
-            raise CheckpointError(
-                f"a VAE of {len(self.dim_mult)} levels has {len(self.dim_mult) - 1} steps between "
-                f"them, but temporal_downsample names {len(self.temporal_downsample)}."
-            )
+        for name, steps in (
+            ("temporal_downsample", self.temporal_downsample),
+            ("spatial_downsample", self.halves_space),
+        ):
+            if len(steps) != len(self.dim_mult) - 1:
+                raise CheckpointError(
+                    f"a VAE of {len(self.dim_mult)} levels has {len(self.dim_mult) - 1} steps "
+                    f"between them, but {name} names {len(steps)}."
+                )
+        if not all(self.halves_space):
+            self._check_time_steps()
         for name, values in (("mean", self.latent_mean), ("std", self.latent_std)):
             if len(values) != self.latent_channels:
                 raise CheckpointError(
@@ -74,6 +83,18 @@ class VAEConfig:
                 )
         if self.residual:
             self._check_shortcuts()
+
+    def _check_time_steps(self) -> None:
+        """Refuse steps without a change of size, and such as Wan2.1's form does not have."""
+        if not self.residual:
+            raise CheckpointError(
+                "spatial_downsample can leave a step out only in the form with shortcuts."
+            )
+        for step, sizes in enumerate(zip(self.temporal_downsample, self.halves_space, strict=True)):
+            if not any(sizes):
+                raise CheckpointError(
+                    f"step {step} between the levels changes neither time nor space; leave it out."
+                )
 
     def _check_shortcuts(self) -> None:
         """Refuse widths between which averaging or duplicating channels is not even."""
@@ -108,12 +129,22 @@ class VAEConfig:
         return 3 * self.patch**2
 
     @property
+    def halves_space(self) -> tuple[bool, ...]:
+        """Tell for each step between levels whether it halves height and width."""
+        if self.spatial_downsample is None:
+            return (True,) * (len(self.dim_mult) - 1)
+        return self.spatial_downsample
+
+    @property
     def encoder_levels(self) -> tuple[Level, ...]:
         """The encoder's levels, from pixels to latent."""
         levels: list[Level] = []
         width = self.encoder_dim
-        for mult, halves_time in zip(
-            self.dim_mult, (*self.temporal_downsample, False), strict=True
+        for mult, halves_time, halves_space in zip(
+            self.dim_mult,
+            (*self.temporal_downsample, False),
+            (*self.halves_space, False),
+            strict=True,
         ):
             dim = mult * self.encoder_dim
             levels.append(
@@ -123,7 +154,7 @@ class VAEConfig:
                     out_dim=dim,
                     blocks=self.residual_blocks,
                     time=2 if halves_time else 1,
-                    space=2 if len(levels) < len(self.dim_mult) - 1 else 1,
+                    space=2 if halves_space else 1,
                 )
             )
             width = dim
@@ -137,8 +168,11 @@ class VAEConfig:
         """
         levels: list[Level] = []
         width = self.decoder_dim * self.dim_mult[-1]
-        for mult, doubles_time in zip(
-            reversed(self.dim_mult), (*reversed(self.temporal_downsample), False), strict=True
+        for mult, doubles_time, doubles_space in zip(
+            reversed(self.dim_mult),
+            (*reversed(self.temporal_downsample), False),
+            (*reversed(self.halves_space), False),
+            strict=True,
         ):
             dim = mult * self.decoder_dim
             last = len(levels) == len(self.dim_mult) - 1
@@ -150,7 +184,7 @@ class VAEConfig:
                     out_dim=out_dim,
                     blocks=self.residual_blocks + 1,
                     time=2 if doubles_time else 1,
-                    space=1 if last else 2,
+                    space=2 if doubles_space else 1,
                 )
             )
             width = out_dim
@@ -161,7 +195,7 @@ class VAEConfig:
         """Pixels per latent value."""
         return Compression(
             time=2 ** sum(self.temporal_downsample),
-            space=self.patch * 2 ** (len(self.dim_mult) - 1),
+            space=self.patch * 2 ** sum(self.halves_space),
         )
 
 

@@ -24,7 +24,7 @@ class UpLevel(CausalModule):
     ) -> Float[Tensor, "b d u i j"]:
         """Transform and enlarge one chunk."""
         out = self.upsamples(features, cache)
-        if self.level.space == 1:
+        if self.level.factor == 1:
             return out
         return out.add_(duplicate_up(features, self.level, frames=out.shape[2]))
 
@@ -65,4 +65,4 @@ def _layers(level: Level) -> list[nn.Module]:
     """List a level's layers in Wan's order."""
     widths = [level.in_dim] + [level.dim] * (level.blocks - 1)
     layers: list[nn.Module] = [ResidualBlock(width, level.dim) for width in widths]
-    return [*layers, Upsample(level)] if level.space == 2 else layers
+    return [*layers, Upsample(level)] if level.factor > 1 else layers

@@ -64,4 +64,4 @@ def _layers(level: Level) -> list[nn.Module]:
     """List a level's layers in Wan's order."""
     widths = [level.in_dim] + [level.dim] * (level.blocks - 1)
     layers: list[nn.Module] = [ResidualBlock(width, level.dim) for width in widths]
-    return [*layers, Downsample(level)] if level.space == 2 else layers
+    return [*layers, Downsample(level)] if level.factor > 1 else layers

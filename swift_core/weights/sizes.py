@@ -128,17 +128,20 @@ def vae_config(shapes: Shapes, notes: Notes) -> VAEConfig:
             f"the VAE's decoder would be {decoder_dim * max(dim_mult)} wide, and the most that "
             f"makes sense is {_MAX_SIZE}; the file is damaged or not a Wan VAE."
         )
+    steps = [_step(level) for level in levels[:-1]]
+    halves_space = tuple(_halves_space(shapes, step) for step in steps)
     config = VAEConfig(
         latent_channels=channels,
         encoder_dim=encoder_dim,
         decoder_dim=decoder_dim,
         dim_mult=dim_mult,
         residual_blocks=len(levels[-1]),
-        temporal_downsample=tuple(_halves_time(shapes, level) for level in levels[:-1]),
+        temporal_downsample=tuple(_halves_time(shapes, step) for step in steps),
         patch=patch,
         residual=residual,
         latent_mean=(0.0,) * channels,
         latent_std=(1.0,) * channels,
+        spatial_downsample=None if all(halves_space) else halves_space,
     )
     return _with_statistics(config, notes)
 
@@ -190,10 +193,21 @@ def _width(shapes: Shapes, layer: str) -> int:
     return _sizes(shapes, f"{layer}.residual.2.weight", axes=5)[0]
 
 
-def _halves_time(shapes: Shapes, level: list[str]) -> bool:
-    """Look behind a level's last residual block for a convolution over time."""
+def _step(level: list[str]) -> str:
+    """Name what stands behind a level's last residual block: its change of size."""
     stem, last = level[-1].rsplit(".", 1)
-    return f"{stem}.{int(last) + 1}.time_conv.weight" in shapes
+    return f"{stem}.{int(last) + 1}"
+
+
+def _halves_time(shapes: Shapes, step: str) -> bool:
+    """Look for a convolution over time."""
+    return f"{step}.time_conv.weight" in shapes
+
+
+def _halves_space(shapes: Shapes, step: str) -> bool:
+    """Look for a convolution of height and width; every step but one of time alone has it."""
+    has_resample = any(f"{step}.resample.1.{part}" in shapes for part in ("weight", "bias"))
+    return has_resample or not _halves_time(shapes, step)
 
 
 def _with_statistics(config: VAEConfig, notes: Notes) -> VAEConfig:

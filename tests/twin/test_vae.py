@@ -14,6 +14,15 @@ from tests.weights import fill_
 FORMS = {
     "2.2": replace(WAN22_VAE, encoder_dim=8, decoder_dim=12),
     "2.1": replace(WAN21_VAE, encoder_dim=8, decoder_dim=8),
+    "time steps alone": replace(
+        WAN22_VAE,
+        encoder_dim=12,
+        decoder_dim=16,
+        dim_mult=(1, 1, 1),
+        temporal_downsample=(True, True),
+        spatial_downsample=(False, False),
+        patch=8,
+    ),
 }
 WIDE = {name: replace(form, encoder_dim=24, decoder_dim=24) for name, form in FORMS.items()}
 CLOSE = {"atol": 1e-5, "rtol": 0}

@@ -87,6 +87,15 @@ def test_a_latent_without_frames_is_refused(vae):
     ("change", "message"),
     [
         ({"temporal_downsample": (True,)}, "4 levels has 3 steps .* temporal_downsample names 1"),
+        ({"spatial_downsample": (True,)}, "4 levels has 3 steps .* spatial_downsample names 1"),
+        (
+            {"spatial_downsample": (False, True, True)},
+            "step 0 between the levels changes neither time nor space; leave it out",
+        ),
+        (
+            {"spatial_downsample": (True, False, True), "residual": False},
+            "can leave a step out only in the form with shortcuts",
+        ),
         ({"latent_mean": (0.0,)}, "latent_mean has 1 numbers for 48 channels"),
         ({"latent_std": (1.0, 2.0)}, "latent_std has 2 numbers for 48 channels"),
         (
@@ -112,6 +121,25 @@ def test_published_forms():
     assert [level.in_dim for level in WAN21_VAE.decoder_levels] == [384, 192, 192, 96]
     assert [level.dim for level in WAN21_VAE.decoder_levels] == [384, 384, 192, 96]
     assert [level.in_dim for level in WAN22_VAE.decoder_levels] == [1024, 1024, 1024, 512]
+
+
+def test_a_step_may_change_time_alone():
+    """Then the rest is the patch's: no convolution of sides, and no halved size, at that step."""
+    config = replace(CONFIG, patch=8, spatial_downsample=(True, False, False))
+    assert (config.compression.space, config.compression.time) == (16, 4)
+    assert [level.space for level in config.encoder_levels] == [2, 1, 1, 1]
+    assert [level.space for level in config.decoder_levels] == [1, 1, 2, 1]
+    assert config.encoder_levels[1].factor == 2
+    vae = fill_(WanVAE(config)).eval()
+    names = [name for name in vae.state_dict() if "resample.1.weight" in name]
+    assert names == [
+        "encoder.downsamples.0.downsamples.2.resample.1.weight",
+        "decoder.upsamples.2.upsamples.3.resample.1.weight",
+    ]
+    with torch.no_grad():
+        latent = vae.encode(clip(1, 3, 5, 32, 48))
+        assert latent.shape == (1, 48, 2, 2, 3)
+        assert vae.decode(latent).shape == (1, 3, 5, 32, 48)
 
 
 def test_normalising_is_undone(vae):

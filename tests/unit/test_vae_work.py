@@ -23,6 +23,15 @@ FORMS = {
         residual_blocks=1,
         temporal_downsample=(True, True),
     ),
+    "time steps alone": replace(
+        WAN22_VAE,
+        encoder_dim=8,
+        decoder_dim=8,
+        dim_mult=(1, 1, 1),
+        temporal_downsample=(True, True),
+        spatial_downsample=(False, False),
+        patch=8,
+    ),
 }
 
 

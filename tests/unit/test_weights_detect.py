@@ -19,7 +19,15 @@ from tests.sparse import write_sparse
 
 WAN_14B_T2V = replace(WAN22_I2V_A14B, in_channels=16)
 PUBLISHED = (WAN22_TI2V_5B, WAN22_REFERENCE_5B, WAN22_I2V_A14B, WAN22_VAE, WAN21_VAE)
-SMALL = (SEEDED_MOTION, SEEDED_DETAIL, SEEDED_VAE, SEEDED_WORDS)
+SMALL = (
+    SEEDED_MOTION,
+    SEEDED_DETAIL,
+    SEEDED_VAE,
+    replace(SEEDED_VAE, spatial_downsample=(True, False)),
+    replace(SEEDED_VAE, spatial_downsample=(False, False)),
+    replace(SEEDED_VAE, spatial_downsample=(False, True), temporal_downsample=(True, False)),
+    SEEDED_WORDS,
+)
 
 
 @pytest.fixture
