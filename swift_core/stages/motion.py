@@ -8,6 +8,7 @@ the picture followed by nothing; it comes as two experts, one for each end of th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -20,17 +21,42 @@ from ..geometry import LatentShape, PixelShape
 from ..media.pictures import fit_picture
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
-from ..progress import Phase, Progress
-from ..segments.denoiser import SegmentContext
+from ..progress import Observer, Phase, Progress
+from ..segments.denoiser import Denoiser, SegmentContext
 from ..segments.plan import SegmentSettings, plan_segments
 from ..segments.sampler import SegmentSampling, sample_segments
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
-from ..weights.model_set import ModelSet
+from ..vae.config import VAEConfig
+from ..weights.model_set import Slot
 from .pixels import decode_clip, encode_clip, to_pixels
 from .prompt import GuidedPrompt, PromptEmbeddings, read_prompt
 from .refine import make_denoiser
 from .runtime import Runtime
+
+
+class MotionModels(Protocol):
+    """What Stage I needs of a model set; see ``ModelSet``."""
+
+    @property
+    def motion_high(self) -> Slot[DiTConfig, WanDiT]:
+        """Give Stage I at high noise levels; at all of them if there is no other."""
+        ...
+
+    @property
+    def motion_low(self) -> Slot[DiTConfig, WanDiT] | None:
+        """Give Stage I at low noise levels."""
+        ...
+
+    @property
+    def motion_vae(self) -> Slot[VAEConfig, WanVAE]:
+        """Give its VAE."""
+        ...
+
+    @property
+    def boundary(self) -> float:
+        """Give the sigma from which on the high-noise expert works."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +87,7 @@ class Experts:
     """
 
     def __init__(
-        self, models: ModelSet, prompt: PromptEmbeddings, recipe: Recipe, runtime: Runtime
+        self, models: MotionModels, prompt: PromptEmbeddings, recipe: Recipe, runtime: Runtime
     ) -> None:
         self._models = models
         self._prompt = prompt
@@ -87,7 +113,7 @@ class Experts:
 
 
 def make_motion(
-    models: ModelSet,
+    models: MotionModels,
     picture: Float[Tensor, "height width 3"],
     prompt: PromptEmbeddings,
     settings: MotionSettings,
@@ -111,20 +137,22 @@ def make_motion(
     latent_shape = shape.latent(vae.config.compression, channels=vae.config.latent_channels)
     config = models.motion_high.config
     is_anchored = config.in_channels == config.out_channels
-    given = _encode_first(
+    given = encode_first(
         runtime.load(vae),
         first,
         latent_frames=1 if is_anchored else latent_shape.latent_frames,
         runtime=runtime,
     )
-    sample_clip = _sample_anchored if is_anchored else _sample_masked
-    latent = sample_clip(
-        Experts(models, prompt, settings.recipe, runtime), given, latent_shape, settings, runtime
-    )
-    return _decode(runtime.load(vae), latent, shape, runtime)
+    experts = Experts(models, prompt, settings.recipe, runtime)
+    if is_anchored:
+        denoiser = _ExpertDenoiser(experts=experts, runtime=runtime)
+        latent = sample_anchored(denoiser, given, latent_shape, settings, observe=runtime.observe)
+    else:
+        latent = _sample_masked(experts, given, latent_shape, settings, runtime)
+    return decode_motion(runtime.load(vae), latent, shape, runtime)
 
 
-def _decode(
+def decode_motion(
     vae: WanVAE, latent: Float[Tensor, "1 c t i j"], shape: PixelShape, runtime: Runtime
 ) -> Float[Tensor, "p h w 3"]:
     """Decode the whole clip, into memory allocated once."""
@@ -136,7 +164,7 @@ def _decode(
     return clip
 
 
-def _encode_first(
+def encode_first(
     vae: WanVAE, first: Float[Tensor, "1 h w 3"], *, latent_frames: int, runtime: Runtime
 ) -> Float[Tensor, "1 c t i j"]:
     """Encode the picture as frame 0, followed by middle grey up to the clip's length."""
@@ -174,24 +202,25 @@ class _ExpertDenoiser:
         return velocity
 
 
-def _sample_anchored(
-    experts: Experts,
+def sample_anchored(
+    denoiser: Denoiser,
     anchor: Float[Tensor, "1 c 1 h w"],
     shape: LatentShape,
     settings: MotionSettings,
-    runtime: Runtime,
+    *,
+    observe: Observer,
 ) -> Float[Tensor, "1 c t h w"]:
     """Sample with frame 0 clean: one segment over the whole clip, from pure noise."""
     reference = anchor.new_zeros((1, shape.channels, shape.latent_frames, *anchor.shape[3:]))
     reference[:, :, :1] = anchor
     whole = SegmentSettings(segment_length=max(1, shape.latent_frames - 1), neighbors=0)
     return sample_segments(
-        _ExpertDenoiser(experts=experts, runtime=runtime),
+        denoiser,
         reference,
         plan_segments(shape.latent_frames, whole),
         SegmentSampling(sigmas=settings.sigmas, solver=settings.recipe.solver, seed=settings.seed),
         phase=Phase.MOTION,
-        observe=runtime.observe,
+        observe=observe,
     )
 
 
