@@ -8,7 +8,7 @@ the picture followed by nothing; it comes as two experts, one for each end of th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -35,6 +35,7 @@ from .refine import make_denoiser
 from .runtime import Runtime
 
 
+@runtime_checkable
 class MotionModels(Protocol):
     """What Stage I needs of a model set; see ``ModelSet``."""
 
