@@ -1,5 +1,10 @@
-"""ComfyUI's entry to the pack. The nodes come later; the core is complete without them."""
+"""ComfyUI's entry to the pack."""
 
-# pytest imports this file as a bare module, without a package: relative imports would fail there.
-if __package__:
-    NODE_CLASS_MAPPINGS: dict[str, type] = {}
+from importlib.util import find_spec
+
+# Without ComfyUI (tests, the command line) there is nobody to give nodes to.
+if find_spec("comfy_api"):
+    from .nodes import comfy_entrypoint
+
+    __all__ = ["comfy_entrypoint"]
+    WEB_DIRECTORY = "./web"

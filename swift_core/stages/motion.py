@@ -144,12 +144,10 @@ def make_motion(
         latent_frames=1 if is_anchored else latent_shape.latent_frames,
         runtime=runtime,
     )
-    experts = Experts(models, prompt, settings.recipe, runtime)
-    if is_anchored:
-        denoiser = _ExpertDenoiser(experts=experts, runtime=runtime)
-        latent = sample_anchored(denoiser, given, latent_shape, settings, observe=runtime.observe)
-    else:
-        latent = _sample_masked(experts, given, latent_shape, settings, runtime)
+    sample_clip = _sample_own_anchored if is_anchored else _sample_masked
+    latent = sample_clip(
+        Experts(models, prompt, settings.recipe, runtime), given, latent_shape, settings, runtime
+    )
     return decode_motion(runtime.load(vae), latent, shape, runtime)
 
 
@@ -201,6 +199,17 @@ class _ExpertDenoiser:
             return make_denoiser(dit, prompt, self.runtime).open(context)(targets, sigma)
 
         return velocity
+
+
+def _sample_own_anchored(
+    experts: Experts,
+    anchor: Float[Tensor, "1 c 1 h w"],
+    shape: LatentShape,
+    settings: MotionSettings,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    denoiser = _ExpertDenoiser(experts=experts, runtime=runtime)
+    return sample_anchored(denoiser, anchor, shape, settings, observe=runtime.observe)
 
 
 def sample_anchored(

@@ -1,0 +1,240 @@
+"""CSG2KSampler: Stage II, the motion clip becomes a 2K video, segment by segment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..swift_core.flow.recipe import Recipe
+from ..swift_core.geometry import PixelShape, nearest_multiple
+from ..swift_core.model.config import DiTConfig
+from ..swift_core.precision import FP32
+from ..swift_core.progress import Phase
+from ..swift_core.segments.plan import SegmentSettings
+from ..swift_core.segments.sampler import check_segment_seeds
+from ..swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan, plan_generation
+from ..swift_core.stages.prompt import read_prompt
+from ..swift_core.stages.reference import build_reference, check_motion
+from ..swift_core.stages.refine import RefineSettings, refine
+from .host.conditioning import prompt_embeddings
+from .host.core_stages import refine_with_model
+from .host.guided import Guidance, model_config
+from .host.latents import encode_memory, to_latent
+from .host.memory import make_runtime
+from .host.progress import NodeProgress, Previewer
+from .host.vae import input_colours, open_vae, vae_config, vae_precision
+from .schema import advanced, make_schema
+from .settings import first_picture, make_recipe, read_segment_seeds, sampling_inputs, side_input
+from .types import DetailModelType, OwnDetailModel, SegmentsType
+
+AUTOMATIC = -1.0
+"""Reference strength that leaves the choice to the model's kind."""
+
+SIDE_OF_MOTION = 4
+
+
+class CSG2KSampler(io.ComfyNode):
+    """Sample the video's latent, strongly conditioned on the picture and the motion clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return make_schema(
+            node_id="CSG2KSampler",
+            display_name="CSG 2K Sampler",
+            description=(
+                "Stage II: makes the motion clip large, segment by segment. Every segment sees "
+                "your picture, the motion clip and what is finished before it, so memory does not "
+                "grow with the length of the video."
+            ),
+            search_aliases=["swifti2v stage 2", "2k video", "video upscale", "segment sampler"],
+            inputs=[
+                io.MultiType.Input(
+                    "detail_model",
+                    types=[DetailModelType, io.Model],
+                    tooltip=(
+                        "Load SwiftI2V Models' detail_model, or any core MODEL of Wan2.2-TI2V-5B, "
+                        "with 48 or 96 input channels: LoRAs, GGUF and patches included."
+                    ),
+                ),
+                io.Vae.Input("vae", tooltip="Stage II's VAE: wan2.2_vae, or swift-tiny's own."),
+                io.Image.Input("image", tooltip="The picture; it becomes the first frame."),
+                io.Image.Input(
+                    "motion",
+                    tooltip=(
+                        "How things move: Motion Reference 360P, or any clip of 4n+1 frames. Its "
+                        "length is the video's."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="What happens: the prompt of the motion clip will do."
+                ),
+                side_input(
+                    "width",
+                    default=2560,
+                    tooltip=(
+                        "Width of the video, a multiple of 64. 0 takes four times the motion clip."
+                    ),
+                    least=0,
+                    step=64,
+                ),
+                side_input(
+                    "height",
+                    default=1408,
+                    tooltip=(
+                        "Height of the video, a multiple of 64. 0 takes four times the motion clip."
+                    ),
+                    least=0,
+                    step=64,
+                ),
+                *sampling_inputs(sigma_shift=5.0),
+                SegmentsType.Input(
+                    "segments",
+                    optional=True,
+                    tooltip="Segment Overlap Config. Without it: 3 latent frames, 1 neighbor.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What to keep away from; used where cfg is not 1.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "reference_strength",
+                        default=AUTOMATIC,
+                        min=AUTOMATIC,
+                        max=0.99,
+                        step=0.01,
+                        round=0.01,
+                        tooltip=(
+                            "Share of the enlarged motion clip that sampling starts from. -1 "
+                            "chooses: 0 for models with 96 channels, which see the clip anyway, "
+                            "0.5 for those with 48. More keeps closer to the clip, less adds more "
+                            "detail."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "segment_seeds",
+                        default="",
+                        tooltip=(
+                            "Seeds of their own for some segments, to roll again what went wrong: "
+                            '"2:77, 4:5" gives segment 2 the seed 77 and segment 4 the seed 5. '
+                            "Counted from 0."
+                        ),
+                    )
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="For SwiftI2V VAE Decode, or core's VAE Decode.",
+                ),
+                io.String.Output("report", display_name="plan", tooltip="What was done, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        detail_model: Any,
+        vae: Any,
+        image: Any,
+        motion: Any,
+        positive: Any,
+        width: int,
+        height: int,
+        seed: int,
+        segments: SegmentSettings | None = None,
+        negative: Any = None,
+        reference_strength: float = AUTOMATIC,
+        segment_seeds: str = "",
+        **recipe: Any,
+    ) -> io.NodeOutput:
+        """Run Stage II."""
+        made = make_recipe(**recipe)
+        plan = _plan(detail_model, vae, _output_shape(motion, width, height), segments, made)
+        settings = RefineSettings(
+            plan=plan.segments,
+            recipe=made,
+            seed=seed,
+            segment_seeds=read_segment_seeds(segment_seeds),
+            reference_strength=None if reference_strength < 0 else reference_strength,
+        )
+        check_segment_seeds(plan.segments, settings.segment_seeds)
+        check_motion(motion, plan.output)
+        guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
+        latent = _sample(detail_model, vae, (image, motion), guidance, settings, plan)
+        words = plan.describe()
+        return io.NodeOutput(to_latent(latent, vae), words, ui=ui.PreviewText(words))
+
+
+def _sample(
+    detail_model: Any,
+    vae: Any,
+    clips: tuple[Any, Any],
+    guidance: Guidance,
+    settings: RefineSettings,
+    plan: GenerationPlan,
+) -> Any:
+    units = {
+        Phase.REFERENCE: plan.latent.latent_frames,
+        Phase.REFINE: len(plan.segments.segments) * settings.recipe.steps,
+    }
+    observe = NodeProgress(units, Previewer(input_colours(vae)))
+    runtime = make_runtime(vae_precision(vae), observe)
+    image, motion = clips
+    reference = build_reference(
+        open_vae(vae, memory_required=encode_memory(vae, plan.output)),
+        first_picture(image),
+        motion[..., :3].float().cpu(),
+        output=plan.output,
+        runtime=runtime,
+    )
+    if not isinstance(detail_model, OwnDetailModel):
+        return refine_with_model(detail_model, reference, guidance, settings, runtime=runtime)
+    runtime = make_runtime(FP32, observe)
+    slot = detail_model.slot
+    prompt = prompt_embeddings(
+        guidance.positive, guidance.negative, text_dim=slot.config.text_dim, runtime=runtime
+    )
+    dit = slot.load(FP32)
+    keys = read_prompt(dit, prompt, settings.recipe)
+    return refine(dit, reference, keys, settings, runtime=runtime)
+
+
+def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
+    """Give the video's size; 0 is four times the clip's, to the nearest multiple of 64."""
+    frames, motion_height, motion_width = motion.shape[:3]
+
+    def side(asked: int, of_motion: int) -> int:
+        return asked or nearest_multiple(SIDE_OF_MOTION * of_motion, 64)
+
+    return PixelShape(
+        pixel_frames=frames, height=side(height, motion_height), width=side(width, motion_width)
+    )
+
+
+def _plan(
+    detail_model: Any,
+    vae: Any,
+    output: PixelShape,
+    segments: SegmentSettings | None,
+    recipe: Recipe,
+) -> GenerationPlan:
+    """Plan Stage II, or refuse it, before any weight is moved."""
+    own = isinstance(detail_model, OwnDetailModel)
+    config: DiTConfig = detail_model.slot.config if own else model_config(detail_model)
+    models = replace(PUBLISHED_MODELS, detail=config, detail_vae=vae_config(vae))
+    return plan_generation(
+        output,
+        segments or SegmentSettings(),
+        models=models,
+        motion_recipe=recipe,
+        detail_recipe=recipe,
+        has_motion=True,
+    )

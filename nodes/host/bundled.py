@@ -1,0 +1,28 @@
+"""The set of models that comes with the pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...swift_core.precision import FP32
+from ...swift_core.weights.bundled import open_bundled_set
+from ..types import OwnDetailModel, OwnMotionModel
+from .clip import SwiftCLIP
+from .memory import managed_slot
+from .vae import SwiftVAE
+
+BUNDLED = "swift-tiny (bundled)"
+
+
+def load_bundled() -> tuple[OwnMotionModel, OwnDetailModel, Any, Any]:
+    """Open the bundled set: motion model, detail model, VAE, CLIP; its few weights are fp32."""
+    models = open_bundled_set()
+    motion = OwnMotionModel(
+        motion_high=managed_slot(models.motion_high, FP32),
+        motion_low=models.motion_low and managed_slot(models.motion_low, FP32),
+        motion_vae=managed_slot(models.motion_vae, FP32),
+        boundary=models.boundary,
+    )
+    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32), recipe=models.detail_recipe)
+    vae = SwiftVAE(models.detail_vae.load(FP32), FP32.compute)
+    return motion, detail, vae, SwiftCLIP(models.text.load(FP32))

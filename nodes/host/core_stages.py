@@ -1,0 +1,213 @@
+"""Both stages with models of ComfyUI's, for what ``stages`` does with our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...swift_core.errors import CheckpointError
+from ...swift_core.flow.noise import ClipNoise
+from ...swift_core.flow.solvers import sample
+from ...swift_core.geometry import LatentShape
+from ...swift_core.media.pictures import fit_picture
+from ...swift_core.progress import Phase, Progress
+from ...swift_core.segments.sampler import sample_segments
+from ...swift_core.shapes import Float, Tensor
+from ...swift_core.stages.motion import (
+    MotionSettings,
+    decode_motion,
+    encode_first,
+    sample_anchored,
+)
+from ...swift_core.stages.refine import RefineSettings
+from ...swift_core.stages.runtime import Runtime
+from ...swift_core.weights.set_file import DEFAULT_BOUNDARY
+from ..types import CoreMotionModel
+from .guided import Guidance, ModelDenoiser, PreparedModel, Shown, model_config, with_model
+from .vae import open_vae, vae_config
+
+
+def make_core_motion(
+    models: CoreMotionModel,
+    picture: Float[Tensor, "height width 3"],
+    guidance: Guidance,
+    settings: MotionSettings,
+    *,
+    runtime: Runtime,
+) -> Float[Tensor, "p h w 3"]:
+    """Make the motion clip with one MODEL or two experts.
+
+    Args:
+        runtime: with the VAE's precision.
+
+    Raises:
+        CheckpointError: if models and VAE do not belong together.
+    """
+    shape = settings.shape
+    config, latents = model_config(models.high), vae_config(models.vae)
+    channels = latents.latent_channels
+    if config.out_channels != channels or config.in_channels not in (channels, 2 * channels + 4):
+        raise CheckpointError(
+            f"Stage I's MODEL takes {config.in_channels} channels and makes latents of "
+            f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-I2V-A14B with "
+            "wan_2.1_vae, or TI2V-5B with wan2.2_vae."
+        )
+    latent_shape = shape.latent(latents.compression, channels=channels)
+    is_anchored = config.in_channels == channels
+    first = fit_picture(picture, height=shape.height, width=shape.width).unsqueeze(0)
+    given = encode_first(
+        open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape)),
+        first,
+        latent_frames=1 if is_anchored else latent_shape.latent_frames,
+        runtime=runtime,
+    )
+    sample_clip = _sample_anchored if is_anchored else _sample_masked
+    latent = sample_clip(models, guidance, given, latent_shape, settings, runtime)
+    vae = open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape))
+    return decode_motion(vae, latent, shape, runtime)
+
+
+def _vae_memory(vae: Any, shape: LatentShape) -> float:
+    size = (1, shape.channels, shape.latent_frames, shape.height, shape.width)
+    return vae.memory_used_decode(size, vae.vae_dtype)
+
+
+def _window(shape: LatentShape, latent_frames: int) -> tuple[int, ...]:
+    return (1, shape.channels, latent_frames, shape.height, shape.width)
+
+
+def _sample_anchored(
+    models: CoreMotionModel,
+    guidance: Guidance,
+    given: Float[Tensor, "1 c 1 h w"],
+    shape: LatentShape,
+    settings: MotionSettings,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Sample with frame 0 clean at timestep 0 (TI2V-5B)."""
+
+    def body(model: PreparedModel) -> Tensor:
+        return sample_anchored(
+            ModelDenoiser(model=model),
+            given.to(model.device),
+            shape,
+            settings,
+            observe=runtime.observe,
+        )
+
+    return with_model(
+        models.high,
+        guidance,
+        body,
+        window=_window(shape, shape.latent_frames),
+        sigmas=settings.sigmas,
+        seed=settings.seed,
+    )
+
+
+def _sample_masked(
+    models: CoreMotionModel,
+    guidance: Guidance,
+    given: Float[Tensor, "1 c t h w"],
+    shape: LatentShape,
+    settings: MotionSettings,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Sample every frame, shown a mask and the picture (A14B), each expert its own steps."""
+    frames = range(shape.latent_frames)
+    noise = ClipNoise(seed=settings.seed, shape=shape)
+    targets = torch.ones(shape.latent_frames)
+    targets[0] = 0
+    latent, done = noise.start(frames), 0
+    for model, sigmas in _share_out(models, settings.sigmas):
+        begin, before = latent, done
+
+        def body(
+            prepared: PreparedModel,
+            sigmas: tuple[float, ...] = sigmas,
+            begin: Tensor = begin,
+            before: int = before,
+        ) -> Tensor:
+            device = prepared.device
+            shown = Shown(targets=targets, latent=given.to(device), is_masked=True)
+
+            def on_step(step: int, clean: Tensor) -> None:
+                runtime.observe(
+                    Progress(
+                        phase=Phase.MOTION,
+                        step=before + step,
+                        steps=settings.recipe.steps,
+                        preview=clean,
+                    )
+                )
+
+            return sample(
+                settings.recipe.solver,
+                prepared.open(shown, frames),
+                begin.to(device),
+                sigmas,
+                fresh_noise=lambda step: noise.fresh(frames, step=before + step).to(device),
+                on_step=on_step,
+            )
+
+        latent = with_model(
+            model,
+            guidance,
+            body,
+            window=_window(shape, shape.latent_frames),
+            sigmas=sigmas,
+            seed=settings.seed,
+        )
+        done += len(sigmas) - 1
+    return latent
+
+
+def _share_out(
+    models: CoreMotionModel, sigmas: tuple[float, ...]
+) -> list[tuple[Any, tuple[float, ...]]]:
+    """Give each expert its end of the schedule; the high one alone takes all of it."""
+    if models.low is None:
+        return [(models.high, sigmas)]
+    steps = sum(sigma >= DEFAULT_BOUNDARY for sigma in sigmas)
+    shares = [(models.high, sigmas[: steps + 1]), (models.low, sigmas[steps:])]
+    return [(model, share) for model, share in shares if len(share) > 1]
+
+
+def refine_with_model(
+    model: Any,
+    reference: Float[Tensor, "1 c t h w"],
+    guidance: Guidance,
+    settings: RefineSettings,
+    *,
+    runtime: Runtime,
+) -> Float[Tensor, "1 c t h w"]:
+    """Sample the video's latent segment by segment with a MODEL.
+
+    Raises:
+        CheckpointError: if the MODEL does not take the reference's latents.
+    """
+    config = model_config(model)
+    channels = reference.shape[1]
+    if config.out_channels != channels or config.in_channels not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"Stage II's MODEL takes {config.in_channels} channels and makes latents of "
+            f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-TI2V-5B, or its form "
+            "with 96 input channels, and wan2.2_vae."
+        )
+    sampling = settings.sampling(concatenates_reference=config.in_channels == 2 * channels)
+
+    def body(prepared: PreparedModel) -> Tensor:
+        return sample_segments(
+            ModelDenoiser(model=prepared),
+            reference.to(prepared.device),
+            settings.plan,
+            sampling,
+            phase=Phase.REFINE,
+            observe=runtime.observe,
+        )
+
+    size = (1, channels, settings.plan.largest, *reference.shape[3:])
+    return with_model(
+        model, guidance, body, window=size, sigmas=sampling.sigmas, seed=settings.seed
+    )

@@ -1,0 +1,94 @@
+"""Our modules under ComfyUI's memory manager: it makes room for them and may evict them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.model_patcher
+from torch import nn
+
+from ...swift_core.model.dit import WanDiT
+from ...swift_core.precision import Precision
+from ...swift_core.progress import Observer, ignore
+from ...swift_core.stages.runtime import Runtime
+from ...swift_core.weights.model_set import Slot
+
+ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """A patcher for modules that are not made of ComfyUI's own layers: they move as a whole."""
+
+    def load(
+        self,
+        device_to: Any = None,
+        lowvram_model_memory: float = 0,  # noqa: ARG002 - nothing of such a module can stay behind
+        force_patch_weights: bool = False,  # noqa: ARG002 - it has no patches
+        full_load: bool = False,  # noqa: ARG002 - it always is
+    ) -> None:
+        """Move the module, and keep the books as ComfyUI does."""
+        self.model.to(device_to)
+        self.model.device = device_to
+        self.model.model_lowvram = False
+        self.model.lowvram_patch_counter = 0
+        self.model.model_loaded_weight_memory = self.model_size()
+        self.model.current_weight_patches_uuid = self.patches_uuid
+
+
+def manage(module: nn.Module) -> WholePatcher:
+    """Put a module of ours under ComfyUI's memory manager."""
+    return WholePatcher(
+        module,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def bring(patcher: Any, *, memory_required: float = 0) -> None:
+    """Have a model brought to its device, and room made for its work.
+
+    Args:
+        memory_required: bytes for what it computes.
+    """
+    comfy.model_management.load_models_gpu(
+        [patcher], memory_required=memory_required, force_full_load=True
+    )
+
+
+def managed_slot(slot: Slot[ConfigT, ModuleT], precision: Precision) -> Slot[ConfigT, ModuleT]:
+    """Give a slot whose module ComfyUI's memory manager brings and may evict.
+
+    The module is built when it is first wanted, and once. A DiT can be cancelled between its
+    blocks, not only between steps.
+
+    Args:
+        precision: of the module, whatever a runtime asks for.
+    """
+    held: list[WholePatcher] = []
+
+    def load(_precision: Precision) -> ModuleT:
+        if not held:
+            module = slot.load(precision)
+            if isinstance(module, WanDiT):
+                for block in module.blocks:
+                    block.register_forward_pre_hook(stop_if_interrupted)
+            held.append(manage(module))
+        bring(held[0])
+        brought: ModuleT = held[0].model
+        return brought
+
+    return Slot(config=slot.config, source=slot.source, load=load)
+
+
+def make_runtime(precision: Precision, observe: Observer = ignore) -> Runtime:
+    """Compute where ComfyUI computes."""
+    return Runtime(
+        device=comfy.model_management.get_torch_device(), precision=precision, observe=observe
+    )
+
+
+def stop_if_interrupted(*_: object) -> None:
+    """Raise what ComfyUI raises when the user has pressed Cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

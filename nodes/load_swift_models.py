@@ -1,0 +1,190 @@
+"""LoadSwiftModels: the models of both stages, the VAE and the text encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..swift_core.errors import CheckpointError
+from ..swift_core.weights.checkpoint import Checkpoint
+from .host.bundled import BUNDLED, load_bundled
+from .host.files import (
+    NONE,
+    WEIGHT_FORMATS,
+    add_lora,
+    dit_channels,
+    inspect_file,
+    list_files,
+    load_model,
+    load_text_encoder,
+    load_vae,
+)
+from .schema import advanced, make_schema
+from .types import CoreMotionModel, DetailModelType, MotionModelType
+
+MY_FILES = "my files"
+
+
+class LoadSwiftModels(io.ComfyNode):
+    """Load a set of models: the bundled one, or files of one's own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return make_schema(
+            node_id="LoadSwiftModels",
+            display_name="Load SwiftI2V Models",
+            description=(
+                "Models for both stages: the bundled tiny set, which runs anywhere, or your own "
+                "Wan2.2 files. Files are told apart by their content, not by their name."
+            ),
+            search_aliases=["swifti2v", "swift", "wan loader", "image to video", "2k video"],
+            inputs=[
+                io.Combo.Input(
+                    "models",
+                    options=[BUNDLED, MY_FILES],
+                    default=BUNDLED,
+                    tooltip=(
+                        "The bundled set is a toy of a few megabytes for 512x320: it shows how "
+                        "everything works, without a download. For 2K choose your own files below."
+                    ),
+                ),
+                _file(
+                    "motion_high",
+                    "diffusion_models",
+                    "Stage I at high noise: Wan2.2-I2V-A14B "
+                    "high noise, or TI2V-5B for all of Stage I.",
+                ),
+                _file(
+                    "motion_low",
+                    "diffusion_models",
+                    "Stage I at low noise: Wan2.2-I2V-A14B low "
+                    "noise. None where one model does all of Stage I.",
+                ),
+                _file(
+                    "motion_vae",
+                    "vae",
+                    "The VAE of Stage I: wan_2.1_vae for A14B, wan2.2_vae for TI2V-5B.",
+                ),
+                _file(
+                    "detail",
+                    "diffusion_models",
+                    "Stage II: TI2V-5B or a distillation of it, or a form with 96 input channels.",
+                ),
+                _file("detail_vae", "vae", "The VAE of Stage II: wan2.2_vae."),
+                _file("text_encoder", "text_encoders", "UMT5-XXL, for both stages."),
+                advanced(
+                    io.Combo.Input(
+                        "weight_format",
+                        options=list(WEIGHT_FORMATS),
+                        default="default",
+                        tooltip=(
+                            "How the weights of your own files are held. Default keeps the file's "
+                            "format; fp8 halves 16-bit files."
+                        ),
+                    )
+                ),
+                *_lora(
+                    "motion_high_lora",
+                    "Stage I at high noise, for example the LightX2V 4-step LoRA for high noise.",
+                ),
+                *_lora("motion_low_lora", "Stage I at low noise."),
+                *_lora("detail_lora", "Stage II, for example the Turbo LoRA of TI2V-5B."),
+            ],
+            outputs=[
+                MotionModelType.Output(
+                    "motion_model",
+                    display_name="motion_model",
+                    tooltip="Stage I, for Motion Reference 360P.",
+                ),
+                DetailModelType.Output(
+                    "detail_model",
+                    display_name="detail_model",
+                    tooltip="Stage II, for CSG 2K Sampler.",
+                ),
+                io.Vae.Output("vae", display_name="vae", tooltip="The VAE of Stage II."),
+                io.Clip.Output("clip", display_name="clip", tooltip="For CLIP Text Encode."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, models: str, **chosen: Any) -> io.NodeOutput:
+        """Load, or refuse before anything large is read."""
+        if models == BUNDLED:
+            return io.NodeOutput(*load_bundled())
+        return io.NodeOutput(*_load_files(**chosen))
+
+
+def _load_files(weight_format: str, **chosen: Any) -> tuple[Any, Any, Any, Any]:
+    """Look into all files, then load them."""
+    stage1 = "an image-to-video DiT (36 or 48 input channels)"
+    stage2 = "a DiT with 48 or 96 input channels"
+    high = _inspect(chosen, "motion_high", "diffusion_models", stage1)
+    detail = _inspect(chosen, "detail", "diffusion_models", stage2)
+    motion_channels = dit_channels("motion_high", high, (36, 48), stage1)
+    dit_channels("detail", detail, (48, 96), stage2)
+    low = None
+    if chosen["motion_low"] != NONE:
+        low = inspect_file("diffusion_models", chosen["motion_low"])
+        dit_channels("motion_low", low, (motion_channels,), f"the other expert of {high.path.name}")
+    for name, what in (("motion_vae", "a Wan VAE"), ("detail_vae", "wan2.2_vae")):
+        _inspect(chosen, name, "vae", what)
+    _inspect(chosen, "text_encoder", "text_encoders", "UMT5")
+    latents = (16,) if motion_channels == 36 else (48,)
+    vae = load_vae("detail_vae", chosen["detail_vae"], (48,), "wan2.2_vae (48 channels)")
+    if chosen["motion_vae"] == chosen["detail_vae"] and latents == (48,):
+        motion_vae = vae
+    else:
+        needed = "wan_2.1_vae" if latents == (16,) else "wan2.2_vae"
+        motion_vae = load_vae("motion_vae", chosen["motion_vae"], latents, needed)
+    clip = load_text_encoder("text_encoder", chosen["text_encoder"])
+
+    def loaded(slot: str, checkpoint: Checkpoint) -> Any:
+        model = load_model(slot, checkpoint, weight_format)
+        name, strength = chosen[f"{slot}_lora"], chosen[f"{slot}_lora_strength"]
+        return add_lora(model, f"{slot}_lora", name, strength)
+
+    motion = CoreMotionModel(
+        high=loaded("motion_high", high),
+        low=None if low is None else loaded("motion_low", low),
+        vae=motion_vae,
+    )
+    return motion, loaded("detail", detail), vae, clip
+
+
+def _inspect(chosen: dict[str, Any], slot: str, folder: str, what: str) -> Checkpoint:
+    if chosen[slot] == NONE:
+        raise CheckpointError(
+            f"{slot} is none: choose {what} from ComfyUI's {folder} folder, or set models to "
+            f'"{BUNDLED}".'
+        )
+    return inspect_file(folder, chosen[slot])
+
+
+def _file(name: str, folder: str, tooltip: str) -> Any:
+    return io.Combo.Input(
+        name,
+        options=list_files(folder),
+        default=NONE,
+        tooltip=f"{tooltip} From models/{folder}. Not used with the bundled set.",
+    )
+
+
+def _lora(name: str, what: str) -> tuple[Any, Any]:
+    return (
+        io.Combo.Input(
+            name,
+            options=list_files("loras"),
+            default=NONE,
+            tooltip=f"A LoRA for {what} From models/loras. Not used with the bundled set.",
+        ),
+        io.Float.Input(
+            f"{name}_strength",
+            default=1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How much of the LoRA is added; 0 leaves it out.",
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Inputs that two nodes share, and their values as the core's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..swift_core.errors import SegmentError
+from ..swift_core.flow.recipe import Recipe, SolverName
+from .schema import advanced
+
+MOST_SEED = 0xFFFFFFFFFFFFFFFF
+LARGEST_SIDE = 16384
+
+
+def sampling_inputs(*, sigma_shift: float) -> list[Any]:
+    """Describe steps, guidance, shift, solver and seed."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=4,
+            min=1,
+            max=100,
+            tooltip=(
+                "Sampling steps. 4 for distilled models and LoRAs (LightX2V, Turbo, swift-tiny), "
+                "20 to 50 for undistilled ones."
+            ),
+        ),
+        io.Float.Input(
+            "cfg",
+            default=1.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            round=0.01,
+            tooltip=(
+                "Guidance. 1 is off and twice as fast: right for distilled models. Undistilled "
+                "ones want 3.5 to 5 and a negative prompt."
+            ),
+        ),
+        advanced(
+            io.Float.Input(
+                "sigma_shift",
+                default=sigma_shift,
+                min=0.1,
+                max=50.0,
+                step=0.1,
+                round=0.01,
+                tooltip=(
+                    "Warp of the noise levels; larger spends more steps on noise. 5 is what the "
+                    "4-step LoRAs were made for. It replaces ModelSamplingSD3's shift."
+                ),
+            )
+        ),
+        advanced(
+            io.Combo.Input(
+                "solver",
+                options=[name.value for name in SolverName],
+                default=SolverName.EULER.value,
+                tooltip=(
+                    "euler for most; renoise for TI2V-5B-Turbo and others distilled with fresh "
+                    "noise; unipc for undistilled models."
+                ),
+            )
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=MOST_SEED,
+            control_after_generate=True,
+            tooltip="Of all noise; the same seed gives the same clip whatever the segments.",
+        ),
+    ]
+
+
+def make_recipe(steps: int, cfg: float, sigma_shift: float, solver: str) -> Recipe:
+    """Turn the widgets into a recipe."""
+    return Recipe(steps=steps, cfg=cfg, sigma_shift=sigma_shift, solver=SolverName(solver))
+
+
+def read_segment_seeds(text: str) -> dict[int, int]:
+    """Read ``"2:77, 4:5"``: seeds of their own for some segments.
+
+    Raises:
+        SegmentError: naming what cannot be read.
+    """
+    seeds: dict[int, int] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        segment, colon, seed = (part.strip() for part in entry.partition(":"))
+        if not (colon and segment.isdecimal() and seed.isdecimal() and int(seed) <= MOST_SEED):
+            raise SegmentError(
+                f'segment_seeds: "{entry}" cannot be read; write segment:seed, for example "2:77, '
+                '4:5", or leave it empty.'
+            )
+        seeds[int(segment)] = int(seed)
+    return seeds
+
+
+def side_input(name: str, *, default: int, tooltip: str, least: int = 16, step: int = 16) -> Any:
+    """Describe a width or height in pixels."""
+    return io.Int.Input(
+        name, default=default, min=least, max=LARGEST_SIDE, step=step, tooltip=tooltip
+    )
+
+
+def first_picture(image: Any) -> Any:
+    """Take the picture out of an IMAGE batch: the first one, without transparency."""
+    return image[0, ..., :3].float().cpu()

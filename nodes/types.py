@@ -1,0 +1,64 @@
+"""What travels between our nodes where ComfyUI has no type of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..swift_core.flow.recipe import Recipe
+from ..swift_core.model.config import DiTConfig
+from ..swift_core.model.dit import WanDiT
+from ..swift_core.segments.plan import SegmentSettings
+from ..swift_core.vae.autoencoder import WanVAE
+from ..swift_core.vae.config import VAEConfig
+from ..swift_core.weights.model_set import Slot
+
+MotionModelType = io.Custom("SWIFT_MOTION_MODEL")
+DetailModelType = io.Custom("SWIFT_DETAIL_MODEL")
+SegmentsType = io.Custom("SWIFT_SEGMENTS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMotionModel:
+    """Stage I of a model set of ours: what ``make_motion`` takes.
+
+    Attributes:
+        motion_high: Stage I at high noise levels; at all of them if there is no other.
+        motion_low: Stage I at low noise levels.
+        motion_vae: its VAE.
+        boundary: sigma from which on the high-noise expert works.
+    """
+
+    motion_high: Slot[DiTConfig, WanDiT]
+    motion_low: Slot[DiTConfig, WanDiT] | None
+    motion_vae: Slot[VAEConfig, WanVAE]
+    boundary: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreMotionModel:
+    """Stage I as models of ComfyUI.
+
+    Attributes:
+        high: MODEL for high noise levels; for all of them if there is no other.
+        low: MODEL for low noise levels.
+        vae: VAE of both.
+    """
+
+    high: Any
+    low: Any | None
+    vae: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnDetailModel:
+    """Stage II of a model set of ours."""
+
+    slot: Slot[DiTConfig, WanDiT]
+    recipe: Recipe
+
+
+MotionModel = OwnMotionModel | CoreMotionModel
+Segments = SegmentSettings
