@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ class Server:
                 raise RuntimeError(f"{self.host} ended with status {status}. {self._tail()}")
             try:
                 self.http.get("/system_stats")
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # nobody there yet
                 time.sleep(0.1)
             else:
                 return

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.host.graph import Graph
-from tests.host.server import PACK
+from tests.host.server import PACK, copy_pack
 
 pytestmark = pytest.mark.host
 
@@ -24,6 +24,13 @@ def test_the_log_has_no_warning_about_it(server):
         for line in server.log.splitlines()
         if PACK in line and re.search("warn|error|deprecat", line, re.IGNORECASE)
     ]
+
+
+def test_what_git_tracks_loads_under_any_folder_name(inside, tmp_path):
+    """What people unpack themselves is named in many ways; a file forgotten in git fails here."""
+    copy = tmp_path / "ComfyUI SwiftI2V-main.1 (2)"
+    copy_pack(copy)
+    inside("assert asyncio.run(nodes.load_custom_node(copy))", copy=str(copy))
 
 
 def test_core_is_unharmed(server):
