@@ -11,9 +11,9 @@ from ..swift_core.flow.recipe import Recipe
 from ..swift_core.geometry import PixelShape, nearest_multiple
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.precision import FP32
-from ..swift_core.progress import Phase
+from ..swift_core.progress import Observer, Phase
 from ..swift_core.segments.plan import SegmentSettings
-from ..swift_core.segments.sampler import check_segment_seeds
+from ..swift_core.segments.sampler import Finished, check_segment_seeds
 from ..swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan, plan_generation
 from ..swift_core.stages.prompt import read_prompt
 from ..swift_core.stages.reference import build_reference, check_motion
@@ -24,6 +24,7 @@ from .host.guided import Guidance, model_config
 from .host.latents import encode_memory, to_latent
 from .host.memory import make_runtime
 from .host.progress import NodeProgress, Previewer
+from .host.resume import finished_of, open_store
 from .host.vae import input_colours, open_vae, vae_config, vae_precision
 from .schema import advanced, make_schema
 from .settings import first_picture, make_recipe, read_segment_seeds, sampling_inputs, side_input
@@ -49,6 +50,7 @@ class CSG2KSampler(io.ComfyNode):
                 "your picture, the motion clip and what is finished before it, so memory does not "
                 "grow with the length of the video."
             ),
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             search_aliases=["swifti2v stage 2", "2k video", "video upscale", "segment sampler"],
             inputs=[
                 io.MultiType.Input(
@@ -127,6 +129,17 @@ class CSG2KSampler(io.ComfyNode):
                         ),
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "resume",
+                        default=True,
+                        tooltip=(
+                            "Keep finished segments on disk while sampling. After a crash or "
+                            "Cancel the same run goes on where it was; with any other setting, "
+                            "picture or seed it begins anew."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -153,6 +166,7 @@ class CSG2KSampler(io.ComfyNode):
         negative: Any = None,
         reference_strength: float = AUTOMATIC,
         segment_seeds: str = "",
+        resume: bool = True,
         **recipe: Any,
     ) -> io.NodeOutput:
         """Run Stage II."""
@@ -168,43 +182,57 @@ class CSG2KSampler(io.ComfyNode):
         check_segment_seeds(plan.segments, settings.segment_seeds)
         check_motion(motion, plan.output)
         guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
-        latent = _sample(detail_model, vae, (image, motion), guidance, settings, plan)
+        observe = NodeProgress(_units(plan, made), Previewer(input_colours(vae)))
+        reference = _reference(vae, image, motion, plan, observe)
+        store = open_store(cls.hidden.prompt, cls.hidden.unique_id, reference)
+        finished = finished_of(store, plan.segments, reference) if resume else Finished()
+        latent = _refine(
+            detail_model, reference, guidance, settings, finished=finished, observe=observe
+        )
+        store.discard()
         words = plan.describe()
         return io.NodeOutput(to_latent(latent, vae), words, ui=ui.PreviewText(words))
 
 
-def _sample(
-    detail_model: Any,
-    vae: Any,
-    clips: tuple[Any, Any],
-    guidance: Guidance,
-    settings: RefineSettings,
-    plan: GenerationPlan,
-) -> Any:
-    units = {
+def _units(plan: GenerationPlan, recipe: Recipe) -> dict[Phase, int]:
+    """Count what Stage II reports."""
+    return {
         Phase.REFERENCE: plan.latent.latent_frames,
-        Phase.REFINE: len(plan.segments.segments) * settings.recipe.steps,
+        Phase.REFINE: len(plan.segments.segments) * recipe.steps,
     }
-    observe = NodeProgress(units, Previewer(input_colours(vae)))
-    runtime = make_runtime(vae_precision(vae), observe)
-    image, motion = clips
-    reference = build_reference(
+
+
+def _reference(vae: Any, image: Any, motion: Any, plan: GenerationPlan, observe: Observer) -> Any:
+    return build_reference(
         open_vae(vae, memory_required=encode_memory(vae, plan.output)),
         first_picture(image),
         motion[..., :3].float().cpu(),
         output=plan.output,
-        runtime=runtime,
+        runtime=make_runtime(vae_precision(vae), observe),
     )
-    if not isinstance(detail_model, OwnDetailModel):
-        return refine_with_model(detail_model, reference, guidance, settings, runtime=runtime)
+
+
+def _refine(
+    detail_model: Any,
+    reference: Any,
+    guidance: Guidance,
+    settings: RefineSettings,
+    *,
+    finished: Finished,
+    observe: Observer,
+) -> Any:
     runtime = make_runtime(FP32, observe)
+    if not isinstance(detail_model, OwnDetailModel):
+        return refine_with_model(
+            detail_model, reference, guidance, settings, finished=finished, runtime=runtime
+        )
     slot = detail_model.slot
     prompt = prompt_embeddings(
         guidance.positive, guidance.negative, text_dim=slot.config.text_dim, runtime=runtime
     )
     dit = slot.load(FP32)
     keys = read_prompt(dit, prompt, settings.recipe)
-    return refine(dit, reference, keys, settings, runtime=runtime)
+    return refine(dit, reference, keys, settings, finished=finished, runtime=runtime)
 
 
 def _output_shape(motion: Any, width: int, height: int) -> PixelShape:

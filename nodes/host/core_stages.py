@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ...swift_core.flow.solvers import sample
 from ...swift_core.geometry import LatentShape
 from ...swift_core.media.pictures import fit_picture
 from ...swift_core.progress import Phase, Progress
-from ...swift_core.segments.sampler import sample_segments
+from ...swift_core.segments.sampler import Finished, sample_segments
 from ...swift_core.shapes import Float, Tensor
 from ...swift_core.stages.motion import (
     MotionSettings,
@@ -180,9 +181,13 @@ def refine_with_model(
     guidance: Guidance,
     settings: RefineSettings,
     *,
+    finished: Finished,
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t h w"]:
     """Sample the video's latent segment by segment with a MODEL.
+
+    Args:
+        finished: segments that an interrupted run has made already, and who keeps new ones.
 
     Raises:
         CheckpointError: if the MODEL does not take the reference's latents.
@@ -195,7 +200,8 @@ def refine_with_model(
             f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-TI2V-5B, or its form "
             "with 96 input channels, and wan2.2_vae."
         )
-    sampling = settings.sampling(concatenates_reference=config.in_channels == 2 * channels)
+    concatenates = config.in_channels == 2 * channels
+    sampling = replace(settings.sampling(concatenates_reference=concatenates), finished=finished)
 
     def body(prepared: PreparedModel) -> Tensor:
         return sample_segments(

@@ -5,7 +5,7 @@ reference when it is finished, so that the next one sees it. Cost per step is bo
 the length of the clip.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import ScheduleError, SegmentError
@@ -21,6 +21,23 @@ from .plan import Segment, SegmentPlan
 _NO_SEEDS: Mapping[int, int] = {}
 
 
+def _keep_nothing(_index: int, _targets: Tensor) -> None:
+    """Ignore a finished segment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """Segments that need not be sampled, and who is handed those that were.
+
+    Attributes:
+        targets: by segment index, ``"b c m h w"``: what an earlier run with the same settings made.
+        keep: called with index and targets of each segment as soon as it is sampled.
+    """
+
+    targets: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+    keep: Callable[[int, Tensor], None] = _keep_nothing
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentSampling:
     """How each segment is sampled.
@@ -30,12 +47,14 @@ class SegmentSampling:
         solver: how a step is made.
         seed: of the whole clip's noise.
         segment_seeds: seeds of their own for some segments, by index: re-rolls them.
+        finished: segments of an interrupted run; with them the result is that of a whole one.
     """
 
     sigmas: tuple[float, ...]
     solver: SolverName
     seed: int
     segment_seeds: Mapping[int, int] = field(default_factory=lambda: _NO_SEEDS)
+    finished: Finished = field(default_factory=Finished)
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:
@@ -105,6 +124,18 @@ def sample_segments(
     clip_noise = ClipNoise(seed=sampling.seed, shape=shape)
     latent = reference.clone()
     for segment in plan.segments:
+        start = Progress(
+            phase=phase,
+            step=0,
+            steps=len(sampling.sigmas) - 1,
+            segment=segment.index,
+            segments=len(plan.segments),
+        )
+        where = slice(segment.targets[0], segment.targets[-1] + 1)
+        if segment.index in sampling.finished.targets:
+            latent[:, :, where] = sampling.finished.targets[segment.index]
+            observe(replace(start, step=start.steps, preview=latent[:, :, where]))
+            continue
         noise = clip_noise
         if segment.index in sampling.segment_seeds:
             noise = ClipNoise(seed=sampling.segment_seeds[segment.index], shape=shape)
@@ -113,16 +144,10 @@ def sample_segments(
             reference=gather(latent, segment),
             interaction=plan.settings.interaction,
         )
-        start = Progress(
-            phase=phase,
-            step=0,
-            steps=len(sampling.sigmas) - 1,
-            segment=segment.index,
-            segments=len(plan.segments),
-        )
-        latent[:, :, segment.targets[0] : segment.targets[-1] + 1] = _sample_segment(
+        latent[:, :, where] = _sample_segment(
             denoiser, context, sampling, noise=noise, on_step=_report(observe, start)
         )
+        sampling.finished.keep(segment.index, latent[:, :, where])
     return latent
 
 

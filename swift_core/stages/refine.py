@@ -1,7 +1,7 @@
 """Stage II: the reference becomes the video's latent, segment by segment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import ScheduleError
 from ..flow.recipe import Recipe
@@ -11,13 +11,15 @@ from ..progress import Phase
 from ..segments.denoiser import Denoiser, GuidedDenoiser
 from ..segments.dit_denoiser import DiTDenoiser
 from ..segments.plan import SegmentPlan
-from ..segments.sampler import SegmentSampling, sample_segments
+from ..segments.sampler import Finished, SegmentSampling, sample_segments
 from ..shapes import Float, Tensor
 from .prompt import GuidedPrompt
 from .runtime import Runtime
 
 NOISED_REFERENCE_STRENGTH = 0.5
 """Default for a DiT without reference channels: LongCat-Video's refinement starts there too."""
+
+_NOTHING_FINISHED = Finished()
 
 
 def check_reference_strength(strength: float | None) -> None:
@@ -88,11 +90,13 @@ def refine(
     settings: RefineSettings,
     *,
     runtime: Runtime,
+    finished: Finished = _NOTHING_FINISHED,
 ) -> Float[Tensor, "1 c t h w"]:
     """Sample the video's latent; frame 0 stays the picture.
 
     Args:
         reference: from ``build_reference``.
+        finished: segments that an interrupted run has made already, and who keeps new ones.
 
     Source: SwiftI2V, arXiv 2605.06356, Stage II.
     """
@@ -101,7 +105,7 @@ def refine(
         make_denoiser(dit, prompt, runtime),
         reference,
         settings.plan,
-        settings.sampling(concatenates_reference=concatenates),
+        replace(settings.sampling(concatenates_reference=concatenates), finished=finished),
         phase=Phase.REFINE,
         observe=runtime.observe,
     )

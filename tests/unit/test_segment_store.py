@@ -1,0 +1,82 @@
+"""Finished segments on disk, and runs that go on with them."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from swift_core.flow.recipe import SolverName
+from swift_core.segments.plan import SegmentSettings, plan_segments
+from swift_core.segments.sampler import Finished, SegmentSampling, sample_segments
+from swift_core.weights.segment_store import SegmentStore, forget_old
+
+PLAN = plan_segments(8, SegmentSettings(segment_length=3))
+SHAPES = {segment.index: (1, 2, len(segment.targets), 4, 4) for segment in PLAN.segments}
+
+
+class _Denoiser:
+    """Pulls targets towards what the segment sees; counts its segments."""
+
+    def __init__(self, stop_at=None):
+        self.opened = []
+        self.stop_at = stop_at
+
+    def open(self, context):
+        if context.segment.index == self.stop_at:
+            raise KeyboardInterrupt
+        self.opened.append(context.segment.index)
+        seen = context.reference.mean()
+        return lambda targets, sigma: targets * sigma - seen
+
+
+def _run(denoiser, finished=None):
+    reference = torch.arange(1 * 2 * 8 * 4 * 4).reshape(1, 2, 8, 4, 4) / 256
+    sampling = SegmentSampling(
+        sigmas=(1.0, 0.6, 0.0), solver=SolverName.RENOISE, seed=3, finished=finished or Finished()
+    )
+    steps = []
+    latent = sample_segments(denoiser, reference, PLAN, sampling, observe=steps.append)
+    return latent, steps
+
+
+def test_a_stopped_run_goes_on_and_equals_a_whole_one(tmp_path):
+    whole, _ = _run(_Denoiser())
+    store = SegmentStore(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        _run(_Denoiser(stop_at=2), Finished(keep=store.save))
+    rest = _Denoiser()
+    found = store.load(SHAPES)
+    latent, steps = _run(rest, Finished(targets=found, keep=store.save))
+    assert sorted(found) == [0, 1]
+    assert rest.opened == [2]
+    assert torch.equal(latent, whole)
+    assert [(step.segment, step.step) for step in steps] == [(0, 2), (1, 2), (2, 1), (2, 2)]
+    store.discard()
+    assert not store.folder.exists()
+
+
+def test_what_is_broken_or_of_another_shape_is_not_there(tmp_path, caplog):
+    (tmp_path / "segment-0.safetensors").write_bytes(b"half a file")
+    save_file({"targets": torch.zeros(1, 2, 3, 4, 5)}, tmp_path / "segment-1.safetensors")
+    save_file({"other": torch.zeros(1, 2, 1, 4, 4)}, tmp_path / "segment-2.safetensors")
+    save_file({"targets": torch.zeros(1, 2, 3, 4, 4)}, tmp_path / "segment-99.safetensors")
+    assert SegmentStore(tmp_path).load(SHAPES) == {}
+    assert "segment-0.safetensors" in caplog.text
+
+
+def test_a_place_that_cannot_be_written_costs_no_run(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    store = SegmentStore(tmp_path / "file" / "run")
+    store.save(0, torch.zeros(SHAPES[0]))
+    assert "segment 0 is not kept" in caplog.text
+    assert store.load(SHAPES) == {}
+
+
+def test_only_the_newest_runs_are_left(tmp_path):
+    for age, name in enumerate("dcba"):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.utime(folder, (1000 - age, 1000 - age))
+    forget_old(tmp_path, most=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d"]
