@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
 from ..swift_core.geometry import PixelShape, nearest_multiple
 from ..swift_core.model.config import DiTConfig
@@ -91,7 +92,7 @@ class CSG2KSampler(io.ComfyNode):
                     least=0,
                     step=64,
                 ),
-                *sampling_inputs(sigma_shift=5.0),
+                *sampling_inputs(),
                 SegmentsType.Input(
                     "segments",
                     optional=True,
@@ -255,6 +256,11 @@ def _plan(
     recipe: Recipe,
 ) -> GenerationPlan:
     """Plan Stage II, or refuse it, before any weight is moved."""
+    if detail_model is None or vae is None:
+        raise CheckpointError(
+            "there is no Stage II model or VAE: choose detail and detail_vae in Load SwiftI2V "
+            "Models, or its bundled set."
+        )
     own = isinstance(detail_model, OwnDetailModel)
     config: DiTConfig = detail_model.slot.config if own else model_config(detail_model)
     models = replace(PUBLISHED_MODELS, detail=config, detail_vae=vae_config(vae))

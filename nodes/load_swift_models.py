@@ -6,22 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..swift_core.errors import CheckpointError
-from ..swift_core.weights.checkpoint import Checkpoint
 from .host.bundled import BUNDLED, load_bundled
-from .host.files import (
-    NONE,
-    WEIGHT_FORMATS,
-    add_lora,
-    dit_channels,
-    inspect_file,
-    list_files,
-    load_model,
-    load_text_encoder,
-    load_vae,
-)
+from .host.files import NONE, WEIGHT_FORMATS, list_files
+from .host.own_files import load_own_files
 from .schema import advanced, make_schema
-from .types import CoreMotionModel, DetailModelType, MotionModelType
+from .types import DetailModelType, MotionModelType
 
 MY_FILES = "my files"
 
@@ -113,53 +102,7 @@ class LoadSwiftModels(io.ComfyNode):
         """Load, or refuse before anything large is read."""
         if models == BUNDLED:
             return io.NodeOutput(*load_bundled())
-        return io.NodeOutput(*_load_files(**chosen))
-
-
-def _load_files(weight_format: str, **chosen: Any) -> tuple[Any, Any, Any, Any]:
-    """Look into all files, then load them."""
-    stage1 = "an image-to-video DiT (36 or 48 input channels)"
-    stage2 = "a DiT with 48 or 96 input channels"
-    high = _inspect(chosen, "motion_high", "diffusion_models", stage1)
-    detail = _inspect(chosen, "detail", "diffusion_models", stage2)
-    motion_channels = dit_channels("motion_high", high, (36, 48), stage1)
-    dit_channels("detail", detail, (48, 96), stage2)
-    low = None
-    if chosen["motion_low"] != NONE:
-        low = inspect_file("diffusion_models", chosen["motion_low"])
-        dit_channels("motion_low", low, (motion_channels,), f"the other expert of {high.path.name}")
-    for name, what in (("motion_vae", "a Wan VAE"), ("detail_vae", "wan2.2_vae")):
-        _inspect(chosen, name, "vae", what)
-    _inspect(chosen, "text_encoder", "text_encoders", "UMT5")
-    latents = (16,) if motion_channels == 36 else (48,)
-    vae = load_vae("detail_vae", chosen["detail_vae"], (48,), "wan2.2_vae (48 channels)")
-    if chosen["motion_vae"] == chosen["detail_vae"] and latents == (48,):
-        motion_vae = vae
-    else:
-        needed = "wan_2.1_vae" if latents == (16,) else "wan2.2_vae"
-        motion_vae = load_vae("motion_vae", chosen["motion_vae"], latents, needed)
-    clip = load_text_encoder("text_encoder", chosen["text_encoder"])
-
-    def loaded(slot: str, checkpoint: Checkpoint) -> Any:
-        model = load_model(slot, checkpoint, weight_format)
-        name, strength = chosen[f"{slot}_lora"], chosen[f"{slot}_lora_strength"]
-        return add_lora(model, f"{slot}_lora", name, strength)
-
-    motion = CoreMotionModel(
-        high=loaded("motion_high", high),
-        low=None if low is None else loaded("motion_low", low),
-        vae=motion_vae,
-    )
-    return motion, loaded("detail", detail), vae, clip
-
-
-def _inspect(chosen: dict[str, Any], slot: str, folder: str, what: str) -> Checkpoint:
-    if chosen[slot] == NONE:
-        raise CheckpointError(
-            f"{slot} is none: choose {what} from ComfyUI's {folder} folder, or set models to "
-            f'"{BUNDLED}".'
-        )
-    return inspect_file(folder, chosen[slot])
+        return io.NodeOutput(*load_own_files(**chosen))
 
 
 def _file(name: str, folder: str, tooltip: str) -> Any:
@@ -167,6 +110,7 @@ def _file(name: str, folder: str, tooltip: str) -> Any:
         name,
         options=list_files(folder),
         default=NONE,
+        optional=True,
         tooltip=f"{tooltip} From models/{folder}. Not used with the bundled set.",
     )
 
@@ -177,11 +121,13 @@ def _lora(name: str, what: str) -> tuple[Any, Any]:
             name,
             options=list_files("loras"),
             default=NONE,
+            optional=True,
             tooltip=f"A LoRA for {what} From models/loras. Not used with the bundled set.",
         ),
         io.Float.Input(
             f"{name}_strength",
             default=1.0,
+            optional=True,
             min=-10.0,
             max=10.0,
             step=0.05,

@@ -77,7 +77,7 @@ class MotionReference360P(io.ComfyNode):
                         "are 3."
                     ),
                 ),
-                *sampling_inputs(sigma_shift=5.0),
+                *sampling_inputs(),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -162,6 +162,11 @@ def _core(
 
 
 def _core_models(model: Any, low: Any, vae: Any) -> CoreMotionModel:
+    if model is None:
+        raise CheckpointError(
+            "there is no Stage I model: choose motion_high in Load SwiftI2V Models, or its bundled "
+            "set."
+        )
     if isinstance(model, CoreMotionModel):
         return model
     if vae is None:

@@ -22,6 +22,7 @@ def make_schema(**fields: Any) -> io.Schema:
 
 
 def advanced(made: Any) -> Any:
-    """Fold an input away on pages that can; the others show it as any other."""
+    """Fold an input away on pages that can, and let graphs leave it out."""
+    made.optional = True
     made.extra_dict = {**(made.extra_dict or {}), "advanced": True}
     return made

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
 
 from ..swift_core.geometry import PixelShape
@@ -128,10 +126,12 @@ class SegmentOverlapConfig(io.ComfyNode):
         cls,
         segment_length: int,
         neighbors: int,
-        right_neighbors: int,
-        rope: str,
-        interaction: str,
-        **shape: Any,
+        right_neighbors: int = 0,
+        rope: str = RopePositions.GLOBAL.value,
+        interaction: str = Interaction.BIDIRECTIONAL.value,
+        plan_width: int = 2560,
+        plan_height: int = 1408,
+        plan_frames: int = 81,
     ) -> io.NodeOutput:
         """Give the settings, and plan a video of Wan2.2's models with them."""
         settings = SegmentSettings(
@@ -141,11 +141,7 @@ class SegmentOverlapConfig(io.ComfyNode):
             rope=RopePositions(rope),
             interaction=Interaction(interaction),
         )
-        output = PixelShape(
-            pixel_frames=shape["plan_frames"],
-            height=shape["plan_height"],
-            width=shape["plan_width"],
-        )
+        output = PixelShape(pixel_frames=plan_frames, height=plan_height, width=plan_width)
         plan = plan_generation(
             output, settings, motion_recipe=DEFAULT_RECIPE, detail_recipe=DEFAULT_RECIPE
         )

@@ -8,13 +8,14 @@ from comfy_api.latest import io
 
 from ..swift_core.errors import SegmentError
 from ..swift_core.flow.recipe import Recipe, SolverName
+from ..swift_core.weights.set_file import DEFAULT_RECIPE
 from .schema import advanced
 
 MOST_SEED = 0xFFFFFFFFFFFFFFFF
 LARGEST_SIDE = 16384
 
 
-def sampling_inputs(*, sigma_shift: float) -> list[Any]:
+def sampling_inputs() -> list[Any]:
     """Describe steps, guidance, shift, solver and seed."""
     return [
         io.Int.Input(
@@ -42,7 +43,7 @@ def sampling_inputs(*, sigma_shift: float) -> list[Any]:
         advanced(
             io.Float.Input(
                 "sigma_shift",
-                default=sigma_shift,
+                default=DEFAULT_RECIPE.sigma_shift,
                 min=0.1,
                 max=50.0,
                 step=0.1,
@@ -57,7 +58,7 @@ def sampling_inputs(*, sigma_shift: float) -> list[Any]:
             io.Combo.Input(
                 "solver",
                 options=[name.value for name in SolverName],
-                default=SolverName.EULER.value,
+                default=DEFAULT_RECIPE.solver.value,
                 tooltip=(
                     "euler for most; renoise for TI2V-5B-Turbo and others distilled with fresh "
                     "noise; unipc for undistilled models."
@@ -75,7 +76,12 @@ def sampling_inputs(*, sigma_shift: float) -> list[Any]:
     ]
 
 
-def make_recipe(steps: int, cfg: float, sigma_shift: float, solver: str) -> Recipe:
+def make_recipe(
+    steps: int,
+    cfg: float,
+    sigma_shift: float = DEFAULT_RECIPE.sigma_shift,
+    solver: str = DEFAULT_RECIPE.solver.value,
+) -> Recipe:
     """Turn the widgets into a recipe."""
     return Recipe(steps=steps, cfg=cfg, sigma_shift=sigma_shift, solver=SolverName(solver))
 

@@ -48,8 +48,8 @@ def inspect_file(folder: str, name: str) -> Checkpoint:
     return detect(read_header(Path(path)))
 
 
-def dit_channels(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], what: str) -> int:
-    """Refuse a file that is not a DiT with one of these numbers of input channels.
+def check_dit(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], what: str) -> int:
+    """Refuse a file that is not a whole DiT with one of these numbers of input channels.
 
     Raises:
         CheckpointError: saying what it is and what belongs there.
@@ -57,12 +57,24 @@ def dit_channels(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], wh
     config = checkpoint.config
     if not isinstance(config, DiTConfig) or config.in_channels not in allowed:
         raise _wrong_slot(slot, checkpoint, what)
+    _check_whole(slot, checkpoint)
     return config.in_channels
 
 
-def load_model(slot: str, checkpoint: Checkpoint, weight_format: str) -> Any:
-    """Load a DiT through ComfyUI, with all the formats that it knows."""
+def check_vae(slot: str, checkpoint: Checkpoint, latent_channels: int, what: str) -> None:
+    """Refuse a file that is not a whole VAE with so many latent channels.
+
+    Raises:
+        CheckpointError: saying what it is and what belongs there.
+    """
+    config = checkpoint.config
+    if not isinstance(config, VAEConfig) or config.latent_channels != latent_channels:
+        raise _wrong_slot(slot, checkpoint, what)
     _check_whole(slot, checkpoint)
+
+
+def load_model(checkpoint: Checkpoint, weight_format: str) -> Any:
+    """Load a DiT through ComfyUI, with all the formats that it knows."""
     return comfy.sd.load_diffusion_model(
         str(checkpoint.path), model_options=dict(WEIGHT_FORMATS[weight_format])
     )
@@ -88,17 +100,8 @@ def add_lora(model: Any, slot: str, folder: str, name: str, strength: float) -> 
     return patched
 
 
-def load_vae(slot: str, name: str, allowed: tuple[int, ...], what: str) -> Any:
-    """Load a VAE through ComfyUI.
-
-    Raises:
-        CheckpointError: if the file is none, or one with other latent channels.
-    """
-    checkpoint = inspect_file("vae", name)
-    config = checkpoint.config
-    if not isinstance(config, VAEConfig) or config.latent_channels not in allowed:
-        raise _wrong_slot(slot, checkpoint, what)
-    _check_whole(slot, checkpoint)
+def load_vae(checkpoint: Checkpoint) -> Any:
+    """Load a VAE through ComfyUI."""
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(checkpoint.path), safe_load=True))
 
 
