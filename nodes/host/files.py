@@ -73,6 +73,26 @@ def check_vae(slot: str, checkpoint: Checkpoint, latent_channels: int, what: str
     _check_whole(slot, checkpoint)
 
 
+def check_lora(slot: str, checkpoint: Checkpoint) -> None:
+    """Refuse a file that is no LoRA.
+
+    Raises:
+        CheckpointError: saying what it is.
+    """
+    if checkpoint.kind is not Kind.LORA:
+        raise _wrong_slot(slot, checkpoint, "a LoRA")
+
+
+def check_text_encoder(slot: str, checkpoint: Checkpoint) -> None:
+    """Refuse a file that is not UMT5.
+
+    Raises:
+        CheckpointError: saying what it is.
+    """
+    if checkpoint.kind is not Kind.TEXT_UMT5:
+        raise _wrong_slot(slot, checkpoint, "UMT5 (umt5_xxl_fp8_e4m3fn_scaled.safetensors)")
+
+
 def load_model(checkpoint: Checkpoint, weight_format: str) -> Any:
     """Load a DiT through ComfyUI, with all the formats that it knows."""
     return comfy.sd.load_diffusion_model(
@@ -80,22 +100,18 @@ def load_model(checkpoint: Checkpoint, weight_format: str) -> Any:
     )
 
 
-def add_lora(model: Any, slot: str, folder: str, name: str, strength: float) -> Any:
-    """Put a LoRA onto a MODEL, through ComfyUI; none at strength 0 or without a name.
+def add_lora(model: Any, slot: str, file: Checkpoint, strength: float) -> Any:
+    """Put a LoRA onto a MODEL, through ComfyUI.
 
     Raises:
-        CheckpointError: if the file is no LoRA, or fits the model nowhere.
+        CheckpointError: if it fits the model nowhere.
     """
-    if name == NONE or strength == 0:
-        return model
-    checkpoint = inspect_file(folder, name)
-    if checkpoint.kind is not Kind.LORA:
-        raise _wrong_slot(slot, checkpoint, "a LoRA")
-    weights = comfy.utils.load_torch_file(str(checkpoint.path), safe_load=True)
+    weights = comfy.utils.load_torch_file(str(file.path), safe_load=True)
     patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
     if len(patched.patches) == len(model.patches):
         raise CheckpointError(
-            f"{slot}: no key of {name} fits this model; choose the LoRA that was made for it."
+            f"{slot}: no key of {file.path.name} fits this model; choose the LoRA that was made "
+            "for it."
         )
     return patched
 
@@ -105,15 +121,8 @@ def load_vae(checkpoint: Checkpoint) -> Any:
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(checkpoint.path), safe_load=True))
 
 
-def load_text_encoder(slot: str, name: str) -> Any:
-    """Load UMT5 through ComfyUI.
-
-    Raises:
-        CheckpointError: if the file is something else.
-    """
-    checkpoint = inspect_file("text_encoders", name)
-    if checkpoint.kind is not Kind.TEXT_UMT5:
-        raise _wrong_slot(slot, checkpoint, "UMT5 (umt5_xxl_fp8_e4m3fn_scaled.safetensors)")
+def load_text_encoder(checkpoint: Checkpoint) -> Any:
+    """Load UMT5 through ComfyUI."""
     return comfy.sd.load_clip(
         ckpt_paths=[str(checkpoint.path)],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),

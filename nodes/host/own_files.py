@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from .files import (
     NONE,
     add_lora,
     check_dit,
+    check_lora,
+    check_text_encoder,
     check_vae,
     inspect_file,
     load_model,
@@ -27,6 +31,8 @@ _SLOTS = {
     "motion_vae": "vae",
     "detail_vae": "vae",
 }
+
+_LORA_SLOTS = ("motion_high", "motion_low", "detail")
 
 STAGE1 = "an image-to-video DiT (36 or 48 input channels)"
 STAGE2 = "a DiT with 48 or 96 input channels"
@@ -58,33 +64,70 @@ def load_own_files(
         )
     _check_motion(files)
     _check_detail(files)
-    shared: dict[Path, Any] = {}
+    loras = {slot: _lora(slot, chosen) for slot in _LORA_SLOTS if slot in files}
+    text = None if text_encoder == NONE else inspect_file("text_encoders", text_encoder)
+    if text is not None:
+        check_text_encoder("text_encoder", text)
 
-    def model(slot: str) -> Any:
-        # Stage I and II may be one file: it is loaded once.
-        if slot not in files:
-            return None
-        key = files[slot].path
-        if key not in shared:
-            shared[key] = load_model(files[slot], weight_format)
-        lora, strength = chosen.get(f"{slot}_lora", NONE), chosen.get(f"{slot}_lora_strength", 1.0)
-        return add_lora(shared[key], f"{slot}_lora", lora, strength)
-
-    def vae(slot: str) -> Any:
-        if slot not in files:
-            return None
-        key = files[slot].path
-        if key not in shared:
-            shared[key] = load_vae(files[slot])
-        return shared[key]
-
+    opened = _Opened(files, loras, weight_format)
     motion = None
     if "motion_high" in files:
         motion = CoreMotionModel(
-            high=model("motion_high"), low=model("motion_low"), vae=vae("motion_vae")
+            high=opened.model("motion_high"),
+            low=opened.model("motion_low"),
+            vae=opened.vae("motion_vae"),
         )
-    clip = None if text_encoder == NONE else load_text_encoder("text_encoder", text_encoder)
-    return motion, model("detail"), vae("detail_vae"), clip
+    clip = None if text is None else load_text_encoder(text)
+    return motion, opened.model("detail"), opened.vae("detail_vae"), clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lora:
+    file: Checkpoint
+    strength: float
+
+
+def _lora(slot: str, chosen: Mapping[str, Any]) -> _Lora | None:
+    """Look into the LoRA of a slot, if it has one that does anything."""
+    name, strength = chosen.get(f"{slot}_lora", NONE), chosen.get(f"{slot}_lora_strength", 1.0)
+    if name == NONE or strength == 0:
+        return None
+    file = inspect_file("loras", name)
+    check_lora(f"{slot}_lora", file)
+    return _Lora(file=file, strength=strength)
+
+
+class _Opened:
+    """Load each file once: Stage I and II may share a model or a VAE."""
+
+    def __init__(
+        self,
+        files: Mapping[str, Checkpoint],
+        loras: Mapping[str, _Lora | None],
+        weight_format: str,
+    ) -> None:
+        self._files = files
+        self._loras = loras
+        self._weight_format = weight_format
+        self._loaded: dict[Path, Any] = {}
+
+    def model(self, slot: str) -> Any:
+        """Load the DiT of a slot, and put its LoRA onto it."""
+        model = self._load(slot, partial(load_model, weight_format=self._weight_format))
+        lora = self._loras.get(slot)
+        return add_lora(model, f"{slot}_lora", lora.file, lora.strength) if lora else model
+
+    def vae(self, slot: str) -> Any:
+        """Load the VAE of a slot."""
+        return self._load(slot, load_vae)
+
+    def _load(self, slot: str, load: Callable[[Checkpoint], Any]) -> Any:
+        if slot not in self._files:
+            return None
+        file = self._files[slot]
+        if file.path not in self._loaded:
+            self._loaded[file.path] = load(file)
+        return self._loaded[file.path]
 
 
 def _check_motion(files: Mapping[str, Checkpoint]) -> None:
