@@ -1,4 +1,4 @@
-"""How much arithmetic a DiT forward is, from its numbers alone."""
+"""How large a DiT is, and how much arithmetic its forward is, from its numbers alone."""
 
 from .config import DiTConfig
 
@@ -21,3 +21,28 @@ def dit_flops(config: DiTConfig, *, tokens: int, context_tokens: int = 0) -> int
     attention = 2 * dim * (tokens + context_tokens + config.text_tokens)
     ends = patch_size * dim * (config.in_channels + config.out_channels)
     return 2 * tokens * (config.layers * (projections + attention) + ends)
+
+
+def dit_parameters(config: DiTConfig) -> int:
+    """Count a DiT's parameters.
+
+    Oracle: the module itself, tests/unit/test_dit_work.py.
+    """
+    dim, patch = config.dim, config.patch
+    patch_size = patch.time * patch.height * patch.width
+    attention = 4 * _linear(dim, dim) + 2 * dim  # and the norms of queries and keys
+    feed_forward = _linear(dim, config.ffn_dim) + _linear(config.ffn_dim, dim)
+    block = 2 * attention + feed_forward + 2 * dim + 6 * dim  # and a norm, and the modulation
+    embeddings = (
+        _linear(patch_size * config.in_channels, dim)
+        + _linear(config.text_dim, dim)
+        + _linear(config.frequency_dim, dim)
+        + 2 * _linear(dim, dim)
+        + _linear(dim, 6 * dim)
+    )
+    head = _linear(dim, patch_size * config.out_channels) + 2 * dim
+    return embeddings + config.layers * block + head
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs

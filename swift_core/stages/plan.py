@@ -20,7 +20,7 @@ from ..geometry import (
     motion_shape,
 )
 from ..model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B, DiTConfig
-from ..model.work import dit_flops
+from ..model.work import dit_flops, dit_parameters
 from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, plan_segments
 from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from ..vae.work import vae_work
@@ -56,6 +56,13 @@ PUBLISHED_MODELS = PlannedModels(
 """Wan2.2-I2V-A14B for motion and the 96-channel TI2V-5B for detail."""
 
 
+BYTES_PER_PARAMETER = 2
+"""Of bf16 and fp16, in which models are held unless a user asks for less."""
+
+SUSTAINED_FLOPS = 1e14
+"""The rate that times are told for: near what an RTX 4090 sustains in bf16."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageWork:
     """Arithmetic of one stage.
@@ -81,6 +88,8 @@ class GenerationPlan:
         segments: of Stage II.
         tokens_per_frame: tokens of one latent frame in Stage II.
         work: arithmetic of each stage, in order.
+        motion_nbytes: of one expert's weights in 16 bits; 0 without Stage I.
+        detail_nbytes: of Stage II's weights in 16 bits.
     """
 
     output: PixelShape
@@ -90,6 +99,8 @@ class GenerationPlan:
     segments: SegmentPlan
     tokens_per_frame: int
     work: tuple[StageWork, ...]
+    motion_nbytes: int
+    detail_nbytes: int
 
     @property
     def tokens_per_step(self) -> int:
@@ -129,6 +140,7 @@ class GenerationPlan:
             "tokens_per_step": self.tokens_per_step,
             "work": [asdict(stage) for stage in self.work],
             "flops": self.flops,
+            "weights_nbytes": {"motion": self.motion_nbytes, "detail": self.detail_nbytes},
         }
 
     def describe(self) -> str:
@@ -146,6 +158,12 @@ class GenerationPlan:
         lines += [f"          {_describe_segment(s)}" for s in self.segments.segments]
         lines.append(f"work      {_engineering(self.flops).strip()}FLOP")
         lines += [f"          {_engineering(w.flops)}FLOP {w.stage}" for w in self.work]
+        motion = f"{self.motion_nbytes / 1e9:.3g} GB Stage I (each expert), "
+        lines.append(
+            f"weights   {motion if self.motion_nbytes else ''}"
+            f"{self.detail_nbytes / 1e9:.3g} GB Stage II, in 16 bits; one at a time"
+        )
+        lines.append(f"time      {self.flops / SUSTAINED_FLOPS:.3g} s at 100 TFLOP/s")
         return "\n".join(lines)
 
 
@@ -198,6 +216,8 @@ def plan_generation(
             ),
             StageWork(stage="decode", flops=detail_vae_work.decode_flops),
         ),
+        motion_nbytes=0 if has_motion else BYTES_PER_PARAMETER * dit_parameters(models.motion),
+        detail_nbytes=BYTES_PER_PARAMETER * dit_parameters(models.detail),
     )
 
 

@@ -4,7 +4,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from swift_core.model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B
-from swift_core.model.work import dit_flops
+from swift_core.model.dit import WanDiT
+from swift_core.model.work import dit_flops, dit_parameters
 from tests.models import SMALL_DIT, small_dit
 
 
@@ -26,3 +27,10 @@ def test_published_forwards():
     """numbers.md, which counts per-token timesteps (0.9 %) and the prompt's keys as well."""
     assert dit_flops(WAN22_REFERENCE_5B, tokens=17600) == pytest.approx(273.3e12, rel=0.012)
     assert dit_flops(WAN22_I2V_A14B, tokens=18480) == pytest.approx(731.6e12, rel=0.012)
+
+
+@pytest.mark.parametrize("config", [SMALL_DIT, WAN22_REFERENCE_5B, WAN22_I2V_A14B])
+def test_parameters_are_those_of_the_module(config):
+    with torch.device("meta"):
+        dit = WanDiT(config)
+    assert dit_parameters(config) == sum(tensor.numel() for tensor in dit.parameters())

@@ -94,3 +94,6 @@ def test_as_data_and_in_words():
     words = made.describe()
     assert "6: samples 19-20, sees 0, 17-18" in words
     assert "16.9 PFLOP" in words
+    assert "28.6 GB Stage I (each expert), 10 GB Stage II" in words
+    assert "time      169 s at 100 TFLOP/s" in words
+    assert data["weights_nbytes"]["detail"] == pytest.approx(10.0e9, rel=0.005)
