@@ -52,8 +52,11 @@ def bring(patcher: Any, *, memory_required: float = 0) -> None:
     Args:
         memory_required: bytes for what it computes.
     """
+    # ComfyUI's own models may stay behind in part or come as they are used: that is its business.
     comfy.model_management.load_models_gpu(
-        [patcher], memory_required=memory_required, force_full_load=True
+        [patcher],
+        memory_required=memory_required,
+        force_full_load=isinstance(patcher, WholePatcher),
     )
 
 
