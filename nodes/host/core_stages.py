@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,59 +121,63 @@ def _sample_masked(
     noise = ClipNoise(seed=settings.seed, shape=shape)
     targets = torch.ones(shape.latent_frames)
     targets[0] = 0
-    latent, done = noise.start(frames), 0
-    for model, sigmas in _share_out(models, settings.sigmas):
-        begin, before = latent, done
+    answers: list[Tensor] = []
 
-        def body(
-            prepared: PreparedModel,
-            sigmas: tuple[float, ...] = sigmas,
-            begin: Tensor = begin,
-            before: int = before,
-        ) -> Tensor:
-            device = prepared.device
-            shown = Shown(targets=targets, latent=given.to(device), is_masked=True)
+    def walk(model: PreparedModel, *, until: int) -> Tensor:
+        """Walk from the start of the schedule; what the other expert has answered stands.
 
-            def on_step(step: int, clean: Tensor) -> None:
+        So a solver that looks back at earlier steps does not notice the change.
+        """
+        shown = Shown(targets=targets, latent=given.to(model.device), is_masked=True)
+        ask, before = model.open(shown, frames), len(answers)
+        known = iter(tuple(answers))
+
+        def velocity(latent: Tensor, sigma: float) -> Tensor:
+            answer = next(known, None)
+            if answer is None:
+                answer = ask(latent, sigma)
+                answers.append(answer)
+            return answer.to(model.device)
+
+        def on_step(step: int, clean: Tensor) -> None:
+            if step > before:
                 runtime.observe(
                     Progress(
-                        phase=Phase.MOTION,
-                        step=before + step,
-                        steps=settings.recipe.steps,
-                        preview=clean,
+                        phase=Phase.MOTION, step=step, steps=settings.recipe.steps, preview=clean
                     )
                 )
 
-            return sample(
-                settings.recipe.solver,
-                prepared.open(shown, frames),
-                begin.to(device),
-                sigmas,
-                fresh_noise=lambda step: noise.fresh(frames, step=before + step).to(device),
-                on_step=on_step,
-            )
+        return sample(
+            settings.recipe.solver,
+            velocity,
+            noise.start(frames).to(model.device),
+            settings.sigmas[: until + 1],
+            fresh_noise=lambda step: noise.fresh(frames, step=step).to(model.device),
+            on_step=on_step,
+        )
 
+    latent, done = noise.start(frames), 0
+    for expert, until in _share_out(models, settings.sigmas):
         latent = with_model(
-            model,
+            expert,
             guidance,
-            body,
+            partial(walk, until=until),
             window=_window(shape, shape.latent_frames),
-            sigmas=sigmas,
+            sigmas=settings.sigmas[done : until + 1],
             seed=settings.seed,
         )
-        done += len(sigmas) - 1
+        done = until
     return latent
 
 
-def _share_out(
-    models: CoreMotionModel, sigmas: tuple[float, ...]
-) -> list[tuple[Any, tuple[float, ...]]]:
-    """Give each expert its end of the schedule; the high one alone takes all of it."""
+def _share_out(models: CoreMotionModel, sigmas: tuple[float, ...]) -> list[tuple[Any, int]]:
+    """Give the experts in turn, and how many steps are done after each; high alone does all."""
+    steps = len(sigmas) - 1
     if models.low is None:
-        return [(models.high, sigmas)]
-    steps = sum(sigma >= DEFAULT_BOUNDARY for sigma in sigmas)
-    shares = [(models.high, sigmas[: steps + 1]), (models.low, sigmas[steps:])]
-    return [(model, share) for model, share in shares if len(share) > 1]
+        return [(models.high, steps)]
+    high = sum(sigma >= DEFAULT_BOUNDARY for sigma in sigmas)
+    turns = [(models.high, high), (models.low, steps)]
+    return [turn for turn, worked in zip(turns, (high, steps - high), strict=True) if worked]
 
 
 def refine_with_model(
