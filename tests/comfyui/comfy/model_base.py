@@ -1,0 +1,1 @@
+"""Used by nodes that run, and none runs here."""

@@ -1,0 +1,5 @@
+"""Classes that the pack derives from."""
+
+
+class ModelPatcher:
+    pass

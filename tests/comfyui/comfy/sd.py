@@ -1,0 +1,9 @@
+"""Classes that the pack derives from."""
+
+
+class CLIP:
+    pass
+
+
+class VAE:
+    pass
