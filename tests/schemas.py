@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 STAND_IN = Path(__file__).parent / "comfyui"
 RECORDED = Path(__file__).with_name("schemas.json")
-KEPT = ("default", "min", "max", "step", "options", "control_after_generate", "multiline")
+KEPT = ("default", "min", "max", "step", "options", "control_after_generate")
 
 LOAD = """
 import asyncio, importlib.util, json, sys
@@ -81,7 +81,8 @@ def input_of(name, group, kind, details=None):
         kind, details["options"] = "COMBO", kind
     if details.get("options", [])[:1] == ["none"]:
         details["options"] = ["none"]
-    kept = {key: details[key] for key in KEPT if details.get(key) not in (None, False)}
+    # Not `in (None, False)`: 0 is a value.
+    kept = {key: details[key] for key in KEPT if details.get(key) is not None}
     return {"name": name, "type": kind, "optional": group == "optional"} | kept
 
 

@@ -1,1 +1,15 @@
 """A stand-in for ComfyUI: what is inherited from at import, and nothing that works."""
+
+import sys
+from types import ModuleType
+
+# Asked only by nodes that run, and none runs here.
+for _name in (
+    "latent_formats",
+    "model_base",
+    "model_management",
+    "patcher_extension",
+    "samplers",
+    "utils",
+):
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name] = ModuleType(f"{__name__}.{_name}")

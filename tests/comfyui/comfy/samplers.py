@@ -1,1 +1,0 @@
-"""Used by nodes that run, and none runs here."""
