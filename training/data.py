@@ -19,6 +19,7 @@ from .moves import SPEED_WORDS, CameraPath, Move, draw_move, follow, shake
 from .pictures import load_photographs
 from .scenes import (
     CANVAS_DENSITY,
+    Extent,
     Region,
     cut_canvas,
     draw_region,
@@ -31,6 +32,8 @@ from .textures import draw_textures
 
 TEXTURES = 120
 TEXTURE_SIDE = 384
+VIEW_HEIGHT = 5 / 8
+"""Height of a whole view, as a share of its width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class ClipStyle:
         sprites: most sprites in a clip.
         closeness: how small a part of a picture is shown; see ``draw_region``.
         steady: whether the camera does exactly what its name says, at one of the named speeds.
+        view: width in pixels of the view that a clip is a part of, anywhere in it: things then run
+            as fast as in clips of that width; None: a clip is the whole view.
     """
 
     photographs: float
@@ -50,10 +55,14 @@ class ClipStyle:
     sprites: int
     closeness: float
     steady: bool
+    view: int | None = None
 
 
 VARIED = ClipStyle(photographs=0.6, mixing=0.75, sprites=2, closeness=1.0, steady=False)
-"""For VAEs and Stage II: everything can happen."""
+"""For Stage II: everything can happen."""
+
+NATURAL = ClipStyle(photographs=0.85, mixing=0.25, sprites=1, closeness=2.0, steady=False, view=512)
+"""For the VAE: mostly small parts of photographs as they are, moving as parts of a large view."""
 
 STEADY = ClipStyle(photographs=0.75, mixing=0.6, sprites=0, closeness=0.3, steady=True)
 """For Stage I: what happens can be foretold from the first frame and the move's name."""
@@ -118,7 +127,9 @@ class ClipMaker:
         for number in range(count):
             draw = generator(self.seed, index, number)
             move = draw_move(draw, speed=_draw_speed(draw, style))
-            path = follow(move, pixel_frames=shape.pixel_frames, width=shape.width)
+            path = follow(move, pixel_frames=shape.pixel_frames, width=style.view or shape.width)
+            if style.view:
+                path = _draw_part(draw, path, shape, style.view)
             if not style.steady:
                 path = shake(path, draw, strength=uniform(draw, 0, 4))
             clips.append(self._film(draw, path, shape, style))
@@ -147,7 +158,7 @@ class ClipMaker:
         picture = self._draw_picture(draw, style)
         extent = extent_of(path, **size)
         region: Region = draw_region(draw, picture, extent, closeness=style.closeness)
-        canvas = cut_canvas(picture, region, _canvas_size(shape))
+        canvas = cut_canvas(picture, region, _canvas_size(shape, extent if style.view else None))
         if happens(draw, style.mixing):
             canvas = mix_colours(draw, canvas)
         sprites = [
@@ -158,8 +169,18 @@ class ClipMaker:
         return film.clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def _canvas_size(shape: PixelShape) -> tuple[int, int]:
-    return round(CANVAS_DENSITY * shape.height), round(CANVAS_DENSITY * shape.width)
+def _canvas_size(shape: PixelShape, extent: Extent | None = None) -> tuple[int, int]:
+    """Give a canvas's rows and columns: for a clip's own size, or for all that its path shows."""
+    width, height = (shape.width, shape.height) if extent is None else 2 * extent.half
+    return round(CANVAS_DENSITY * float(height)), round(CANVAS_DENSITY * float(width))
+
+
+def _draw_part(draw: torch.Generator, path: CameraPath, shape: PixelShape, view: int) -> CameraPath:
+    """Draw a part of a view as wide as named, and of the usual proportions; follow it."""
+    room = torch.tensor([view - shape.width, view * VIEW_HEIGHT - shape.height]).clamp(min=0)
+    offset = (torch.rand(2, generator=draw) - 0.5) * room
+    center = path.to_world(offset[None])[:, 0]
+    return CameraPath(center=center, scale=path.scale, angle=path.angle)
 
 
 def _draw_speed(draw: torch.Generator, style: ClipStyle) -> float:

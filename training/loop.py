@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +52,10 @@ class Task(Protocol):
     def losses(self, step: int) -> Losses:
         """Compute the losses of a step; the same step always draws the same data."""
         ...
+
+
+Stepping = Callable[[], AbstractContextManager[None]]
+"""Surrounds each of the optimizer's steps, once the gradients are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +114,22 @@ class RunSettings:
     half: bool = False
 
 
+def checkpoint_path(out: Path, task: str) -> Path:
+    """Give where a task's checkpoint lies."""
+    return out / f"{task}.checkpoint.safetensors"
+
+
 def rate_share(spent: float, step: int) -> float:
     """Give the share of the full rates: up at once, level, then down to 0 in a line."""
     return min(1.0, (step + 1) / WARM_STEPS, max(0.0, (1 - spent) / FALL))
 
 
 def train(
-    task: Task, settings: RunSettings, *, on_save: Callable[[RunState], None] | None = None
+    task: Task,
+    settings: RunSettings,
+    *,
+    on_save: Callable[[RunState], None] | None = None,
+    stepping: Stepping = nullcontext,
 ) -> RunState:
     """Train until the budget is spent; the checkpoint in ``out`` is then the last step's.
 
@@ -123,7 +137,7 @@ def train(
         CheckpointError: if there is a checkpoint and the run is not to go on from it, or if the
             loss is no number any more.
     """
-    path = settings.out / f"{task.name}.checkpoint.safetensors"
+    path = checkpoint_path(settings.out, task.name)
     optimizer = MuonAdam(_parameters(task), task.rates)
     state = _begin(path, task, optimizer, resume=settings.resume)
     log = CurveLog(settings.out / f"{task.name}.csv", begin=state.step)
@@ -135,7 +149,8 @@ def train(
             losses = task.losses(state.step)
         losses["loss"].backward()
         share = rate_share(spent, state.step)
-        optimizer.step(state.step, share=share)
+        with stepping():
+            optimizer.step(state.step, share=share)
         if state.step % settings.log_every == 0:
             _record(log, task, state, losses, share)
         state = replace(

@@ -8,6 +8,7 @@ photographs), ``report.json`` (every evaluation), and ``set/``, the finished set
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,25 @@ from swift_core.vae.autoencoder import WanVAE, prepare
 from swift_core.weights.build import build_dit, build_vae, build_words
 from swift_core.weights.set_file import SetFile, write_set_file
 
+from .beginnings import Ground, begin_detail, begin_stage1, blank_stage1
+from .closed_form import make_vae
 from .data import TEXTURES, ClipMaker
 from .detail import DetailTask, evaluate_detail
-from .dits import make_dit, make_words
+from .dits import make_words
 from .export import save_half
-from .loop import RunSettings, RunState, Task, train
+from .lessons import LESSONS
+from .loop import RunSettings, RunState, Stepping, Task, checkpoint_path, train
 from .motion import MotionTask, Stage1, evaluate_motion
 from .sheets import Sheet
 from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Scale
-from .vae import VAETask, evaluate_vae, export_vae, make_vae, measure_statistics
+from .vae import (
+    DecoderTask,
+    VAETask,
+    evaluate_vae,
+    export_vae,
+    first_clips,
+    measure_statistics,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +67,7 @@ class Workshop:
         seed: of first weights and all data.
         textures: how many to draw beside the photographs.
         judge: whether to judge the finished models by held-out clips.
+        lessons: in steering, before Stage I is trained.
     """
 
     settings: RunSettings
@@ -64,11 +76,16 @@ class Workshop:
     seed: int
     textures: int = TEXTURES
     judge: bool = True
+    lessons: int = LESSONS
 
     @property
     def set_folder(self) -> Path:
         """Give the folder of finished models."""
         return self.settings.out / "set"
+
+    def goes_on(self, task: str) -> bool:
+        """Tell whether a run of a task goes on from a checkpoint, which brings all weights."""
+        return self.settings.resume and checkpoint_path(self.settings.out, task).exists()
 
     def clips(self, *, held_out: bool = False) -> ClipMaker:
         """Open one side of the split."""
@@ -81,9 +98,9 @@ class Workshop:
             cache=self.settings.out / f"pictures-{side}.safetensors",
         )
 
-    def run(self, task: Task) -> RunState:
+    def run(self, task: Task, *, stepping: Stepping = nullcontext) -> RunState:
         """Train a task, and say how long it took."""
-        state = train(task, self.settings)
+        state = train(task, self.settings, stepping=stepping)
         _log.info("%s: %d steps in %.0f s", task.name, state.step, state.seconds)
         return state
 
@@ -98,30 +115,47 @@ class Workshop:
 
 
 def train_vae(shop: Workshop) -> None:
-    """Train, measure, export and judge the VAE."""
+    """Compute, train, measure, export and judge the VAE."""
     clips = shop.clips()
-    vae = make_vae(TINY_VAE, seed=shop.seed).to(shop.device)
-    state = shop.run(VAETask(vae, clips, shop.scale.vae))
+    vae = make_vae(TINY_VAE, first_clips(clips, shop.scale.vae), seed=shop.seed).to(shop.device)
+    task = VAETask(vae, clips, shop.scale.vae)
+    state = shop.run(task, stepping=task.stepping)
     config = measure_statistics(vae, clips, shop.scale.vae.shape(0))
     export_vae(vae, config, shop.set_folder / VAE_FILE)
-    if shop.judge:
-        finished, held_out = load_vae(shop), shop.clips(held_out=True)
-        sheet = Sheet()
-        results = {
-            str(shape): evaluate_vae(finished, held_out, shape, sheet)
-            for shape in shop.scale.judged
-        }
-        shop.report("vae", state, results, sheet)
+    judge_vae(shop, task, state)
+
+
+def train_decoder(shop: Workshop) -> None:
+    """Train the VAE's decoder on, export and judge it; its latents stay what they are."""
+    vae = load_vae(shop)
+    task = DecoderTask(vae, shop.clips(), shop.scale.vae)
+    state = shop.run(task, stepping=task.stepping)
+    export_vae(vae, vae.config, shop.set_folder / VAE_FILE)
+    judge_vae(shop, task, state)
+
+
+def judge_vae(shop: Workshop, task: Task, state: RunState) -> None:
+    """Judge the finished VAE by held-out clips, if that is wanted."""
+    if not shop.judge:
+        return
+    finished, held_out = load_vae(shop), shop.clips(held_out=True)
+    sheet = Sheet()
+    results = {
+        str(shape): evaluate_vae(finished, held_out, shape, sheet) for shape in shop.scale.judged
+    }
+    shop.report(task.name, state, results, sheet)
 
 
 def train_motion(shop: Workshop) -> None:
     """Train, export and judge Stage I and the words."""
-    stage = Stage1(
-        make_dit(TINY_MOTION, seed=shop.seed).to(shop.device),
-        make_words(TINY_WORDS, seed=shop.seed).to(shop.device),
-        load_vae(shop),
-    )
-    state = shop.run(MotionTask(stage, shop.clips(), shop.scale.motion))
+    clips, vae = shop.clips(), load_vae(shop)
+    if shop.goes_on(MotionTask.name):
+        stage = blank_stage1(TINY_MOTION, TINY_WORDS, vae, shop.device)
+    else:
+        shape = shop.scale.motion.shape(0)
+        ground = Ground(vae=vae, clips=clips, shape=shape, seed=shop.seed)
+        stage = begin_stage1(TINY_MOTION, TINY_WORDS, ground, lessons=shop.lessons)
+    state = shop.run(MotionTask(stage, clips, shop.scale.motion))
     save_half(stage.dit, shop.set_folder / MOTION_FILE)
     save_half(stage.words, shop.set_folder / WORDS_FILE)
     finished = load_stage1(shop)
@@ -139,10 +173,15 @@ def train_detail(shop: Workshop) -> None:
     stage = load_stage1(shop)
     if stage is None:
         _log.warning("there is no Stage I yet: references carry its VAE's artefacts only")
-    words = stage.words if stage else make_words(TINY_WORDS, seed=shop.seed).to(shop.device)
-    vae = load_vae(shop)
-    dit = make_dit(TINY_DETAIL, seed=shop.seed + 1).to(shop.device)
-    task = DetailTask(dit, words, vae, shop.clips(), shop.scale.detail, stage=stage)
+    words = stage.words if stage else make_words(TINY_WORDS).to(shop.device)
+    clips, vae = shop.clips(), load_vae(shop)
+    if shop.goes_on(DetailTask.name):
+        dit = WanDiT(TINY_DETAIL).to(shop.device)
+    else:
+        shape = shop.scale.detail.shape(0)
+        ground = Ground(vae=vae, clips=clips, shape=shape, seed=shop.seed + 1)
+        dit = begin_detail(TINY_DETAIL, ground)
+    task = DetailTask(dit, words, vae, clips, shop.scale.detail, stage=stage)
     state = shop.run(task)
     save_half(dit, shop.set_folder / DETAIL_FILE)
     if stage is not None:
@@ -162,6 +201,7 @@ def train_detail(shop: Workshop) -> None:
 def train_all(shop: Workshop) -> None:
     """Make the whole set."""
     train_vae(shop)
+    train_decoder(shop)
     train_motion(shop)
     train_detail(shop)
 
@@ -209,6 +249,7 @@ def complete_set(folder: Path) -> None:
 
 RECIPES: dict[str, Callable[[Workshop], None]] = {
     "vae": train_vae,
+    "decoder": train_decoder,
     "motion": train_motion,
     "detail": train_detail,
     "all": train_all,

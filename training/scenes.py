@@ -109,7 +109,8 @@ def draw_region(
 
     Args:
         closeness: 0 takes the largest part; 1 also parts as small as the extent itself, whose
-            pixels are then shown one to one; smaller ones would only be blurred.
+            pixels are then shown one to one; smaller ones would only be blurred. Above 1, more
+            of the smallest: at 2 half of all.
     """
     height, width = picture.shape[:2]
     transposed = happens(draw, 0.25)
@@ -117,7 +118,7 @@ def draw_region(
         height, width = width, height
     high, wide = _largest(height, width, extent)
     smallest = min(1.0, 2 * float(extent.half[1]) / high)
-    share = smallest ** (closeness * uniform(draw)) * uniform(draw, 0.9, 1.0)
+    share = max(smallest, smallest ** (closeness * uniform(draw))) * uniform(draw, 0.9, 1.0)
     high, wide = max(8, int(high * share)), max(8, int(wide * share))
     return Region(
         top=whole(draw, 0, height - high + 1),

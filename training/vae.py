@@ -1,16 +1,14 @@
-"""The VAE: a causal autoencoder in the Wan2.2 form, trained from nothing in minutes.
+"""The VAE: a causal autoencoder in the Wan2.2 form, computed first and trained on from there.
 
-What makes that possible, each measured (see README): residual branches begin at zero, so that at
-first only the linear skeleton learns; the skeleton begins orthogonal, the first convolution as the
-identity; matrices are stepped by Muon; colours are mixed and colour differences weigh extra, or
-hues collapse; clips have 13 frames or more, because the third and fourth chunk are the first to
-use what the causal caches hold.
+Its first state is the best linear codec (see ``closed_form``). Training opens the residual
+branches, encoder and decoder together, with weights stepped as if their inputs had no mean (see
+``centering``): at every moment the codec stays about as good as it was, and becomes better as the
+rates fall. Then the latents are final, and the decoder alone goes on. Clips have 13 frames or more,
+because the third and fourth chunk are the first to use what the causal caches hold.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,13 +17,12 @@ from torch import nn
 
 from swift_core.geometry import PixelShape
 from swift_core.shapes import Float, Tensor
-from swift_core.vae.autoencoder import WanVAE, prepare
-from swift_core.vae.blocks import AttentionBlock, ResidualBlock
-from swift_core.vae.causal import CausalConv3d, TailCache
+from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
 
+from .centering import Centering
 from .chance import generator
-from .data import VARIED, ClipMaker
+from .data import NATURAL, ClipMaker
 from .export import save_half
 from .loop import Losses
 from .measure import average, luma, psnr
@@ -35,82 +32,20 @@ from .pool import Pool
 from .sheets import Sheet
 from .sizes import Diet
 
-CHROMA_WEIGHT = 0.5
-KL_WEIGHT = 3e-4
-"""Per latent value, beside a mean absolute error: strong enough to keep the latent smooth for the
-DiTs, far below what would cost sharpness."""
+CHROMA_WEIGHT = 0.25
+"""Of colour differences: without it hues go first."""
 
-FIRST_LOG_VAR = -4.0
-"""Little noise at first: with as much as signal nothing would be learned through it."""
+KL_WEIGHT = 3e-5
+"""Per latent value, beside a deviation in pixels: holds the latent together, and costs nothing that
+could be seen."""
+
+LEAST_SQUARE = 1e-5
+"""Added to a clip's mean square error: clips that are perfect already have no steep root."""
 
 LOG_VAR_RANGE = (-12.0, 4.0)
 STATISTICS_BATCHES = 12
-
-
-SKELETON_STEPS = 400
-"""Steps at first in which only the linear skeleton is computed, several times faster."""
-
-LIFT = 2.0
-"""Offset of the features before the last norms: around it SiLU is nearly a line."""
-
-
-def make_vae(config: VAEConfig, *, seed: int) -> WanVAE:
-    """Build a VAE whose first state is nearly a linear map: orthogonal, branches at zero."""
-    torch.manual_seed(seed)
-    vae = WanVAE(config)
-    for module in vae.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            _fill_orthogonal(module.weight)
-            nn.init.zeros_(module.bias)
-    for module in vae.modules():
-        if isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.residual[6].weight)
-        elif isinstance(module, AttentionBlock):
-            nn.init.zeros_(module.proj.weight)
-    _let_through(vae.encoder.conv1)
-    for last in (vae.encoder.middle[2], vae.decoder.upsamples[-1].upsamples[-1]):
-        nn.init.constant_(last.residual[6].bias, LIFT)
-    with torch.no_grad():
-        vae.conv1.weight[config.latent_channels :] = 0
-        vae.conv1.bias[config.latent_channels :] = FIRST_LOG_VAR
-    return prepare(vae)
-
-
-@torch.no_grad()
-def _fill_orthogonal(weight: Tensor) -> None:
-    flat = torch.empty(weight.shape[0], weight[0].numel())
-    weight.copy_(nn.init.orthogonal_(flat).view(weight.shape))
-
-
-@torch.no_grad()
-def _let_through(conv: CausalConv3d) -> None:
-    """Make a convolution's first outputs its inputs at the same place; the others small."""
-    conv.weight.mul_(0.3)
-    count = min(conv.in_channels, conv.out_channels)
-    conv.weight[:count] = 0
-    middle = conv.kernel_size[1] // 2
-    conv.weight[range(count), range(count), -1, middle, middle] = 1
-
-
-@contextmanager
-def skeleton_only(vae: WanVAE) -> Iterator[None]:
-    """Leave out the residual branches: exact while their last convolution's weights are zero."""
-    branches = [module.residual for module in vae.modules() if isinstance(module, ResidualBlock)]
-    for branch in branches:
-        branch.forward = partial(_only_bias, branch[6])
-    try:
-        yield
-    finally:
-        for branch in branches:
-            del branch.forward
-
-
-def _only_bias(
-    conv: CausalConv3d, features: Float[Tensor, "b c t h w"], _cache: TailCache
-) -> Float[Tensor, "b d t h w"]:
-    batch, _, *size = features.shape
-    assert conv.bias is not None, "Wan's convolutions have a bias"
-    return conv.bias[:, None, None, None].expand(batch, -1, *size).clone()
+FIRST_BATCHES = 60
+"""Batches of clips from which the first state is computed."""
 
 
 def to_model(clips: Float[Tensor, "b p h w 3"]) -> Float[Tensor, "b 3 p h w"]:
@@ -127,13 +62,14 @@ class VAETask:
     """Reconstruct clips through a latent with noise."""
 
     name = "vae"
-    rates = Rates(matrix=0.015, vector=2e-3, momentum=0.7)
+    rates = Rates(matrix=3e-4, vector=3e-5, momentum=0.9)
 
     def __init__(self, vae: WanVAE, clips: ClipMaker, diet: Diet) -> None:
         self.vae = vae
         self.clips = clips
         self.diet = diet
         self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
+        self.stepping = Centering(vae).step
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -143,34 +79,80 @@ class VAETask:
     def make(self, index: int) -> Float[Tensor, "b 3 p h w"]:
         """Make a batch of clips."""
         made = self.clips.make(
-            index, count=self.diet.count(index), shape=self.diet.shape(index), style=VARIED
+            index, count=self.diet.count(index), shape=self.diet.shape(index), style=NATURAL
         )
         return to_model(made.pixels)
 
     def losses(self, step: int) -> Losses:
         """Compare a batch with its reconstruction, and hold the latent together."""
         _, pixels = self.pool.draw(step)
-        with skeleton_only(self.vae) if step < SKELETON_STEPS else nullcontext():
-            return self._compare(pixels, step)
-
-    def _compare(self, pixels: Float[Tensor, "b 3 p h w"], step: int) -> Losses:
         mean, log_var = self.vae.encode_moments(pixels)
         log_var = log_var.float().clamp(*LOG_VAR_RANGE)
         noise = torch.randn(mean.shape, generator=generator(self.clips.seed, 1, step))
-        latent = mean + (0.5 * log_var).exp() * noise.to(mean.device)
-        # A clamp would have no gradient where colours overshoot.
-        error = self.vae.decode(latent.to(mean.dtype), clamp=False).float() - pixels
-        absolute = error.abs().mean()
-        chroma = (error - error.roll(1, dims=1)).abs().mean()
+        raw_latent = mean + (0.5 * log_var).exp() * noise.to(mean.device)
         kl = 0.5 * (mean.float().square() + log_var.exp() - 1 - log_var).mean()
+        losses = self.compare(raw_latent.to(mean.dtype), pixels)
         return {
-            "loss": absolute + CHROMA_WEIGHT * chroma + KL_WEIGHT * kl,
-            "absolute": absolute,
-            "chroma": chroma,
+            **losses,
+            "loss": losses["loss"] + KL_WEIGHT * kl,
             "kl": kl,
             "sigma": (0.5 * log_var).exp().mean(),
             "spread": mean.float().std(),
         }
+
+    def compare(
+        self, raw_latent: Float[Tensor, "b c t i j"], pixels: Float[Tensor, "b 3 p h w"]
+    ) -> Losses:
+        """Decode, and measure each clip's deviation from the truth."""
+        # A clamp would have no gradient where colours overshoot.
+        made = self.vae.decode(self.vae.normalize(raw_latent), clamp=False)
+        error = made.float() - pixels
+        deviation = _deviation(error).mean()
+        chroma = _deviation(error - error.roll(1, dims=1)).mean()
+        return {
+            "loss": deviation + CHROMA_WEIGHT * chroma,
+            "deviation": deviation,
+            "chroma": chroma,
+        }
+
+
+class DecoderTask(VAETask):
+    """Reconstruct clips from latents that are final."""
+
+    name = "decoder"
+
+    def __init__(self, vae: WanVAE, clips: ClipMaker, diet: Diet) -> None:
+        super().__init__(vae, clips, diet)
+        self.vae.encoder.requires_grad_(False)
+        self.vae.conv1.requires_grad_(False)
+        self.vae.decoder.requires_grad_(True)
+        self.vae.conv2.requires_grad_(True)
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Give what comes after the latent."""
+        return {"conv2": self.vae.conv2, "decoder": self.vae.decoder}
+
+    def losses(self, step: int) -> Losses:
+        """Compare a batch with its reconstruction."""
+        _, pixels = self.pool.draw(step)
+        with torch.no_grad():
+            mean, _ = self.vae.encode_moments(pixels)
+        return self.compare(mean, pixels)
+
+
+def _deviation(error: Float[Tensor, "b 3 p h w"]) -> Float[Tensor, " b"]:
+    """Give the root mean square of each clip."""
+    return (error.square().mean((1, 2, 3, 4)) + LEAST_SQUARE).sqrt()
+
+
+def first_clips(clips: ClipMaker, diet: Diet) -> list[Float[Tensor, "b 3 p h w"]]:
+    """Make the clips that the first state is computed from."""
+    shape, count = diet.shape(0), diet.count(0)
+    return [
+        to_model(clips.make(10**7 + index, count=count, shape=shape, style=NATURAL).pixels)
+        for index in range(FIRST_BATCHES)
+    ]
 
 
 @torch.no_grad()
@@ -178,7 +160,7 @@ def measure_statistics(vae: WanVAE, clips: ClipMaker, shape: PixelShape) -> VAEC
     """Measure mean and deviation of each latent channel over training clips."""
     values: list[Tensor] = []
     for index in range(STATISTICS_BATCHES):
-        pixels = clips.make(10**9 + index, count=4, shape=shape, style=VARIED).pixels
+        pixels = clips.make(10**9 + index, count=4, shape=shape, style=NATURAL).pixels
         raw_latent = vae.denormalize(vae.encode(to_model(pixels)))
         values.append(raw_latent.float().movedim(1, 0).flatten(1).cpu())
     together = torch.cat(values, dim=1).double()
