@@ -1,6 +1,7 @@
 """What the README shows is what happens."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_the_python_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_picture(torch.rand(64, 128, 3), Path("photo.jpg"))
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    exec(compile(code, "README.md", "exec"), {})
+    Path("example.py").write_text(code)
+    runpy.run_path("example.py")
     assert probe_video(Path("video.mkv")).pixel_frames == 9
 
 
