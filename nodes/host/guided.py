@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import comfy.model_base
+import comfy.patcher_extension
 import comfy.samplers
 import torch
 
@@ -184,15 +185,26 @@ class _Positions:
 
     frames: tuple[int, ...] = ()
 
+    def forward(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Have Wan's forward pass count frames our way; afterwards it counts its own again."""
+        dit = executor.class_obj
+        encode, patched = dit.rope_encode, vars(dit).get("rope_encode")
+        dit.rope_encode = partial(self._encode, encode)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            del dit.rope_encode
+            if patched is not None:
+                dit.rope_encode = patched
 
-def _place_in_time(
-    encode: Callable[..., Tensor], positions: _Positions, frames: int, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Give Wan's rotary phases for frames that do not follow one another."""
-    if len(positions.frames) != frames or kwargs.get("t_start"):
-        return encode(frames, *args, **kwargs)
-    placed = [encode(1, *args, t_start=frame, **kwargs) for frame in positions.frames]
-    return torch.cat(placed, dim=1)
+    def _encode(
+        self, encode: Callable[..., Tensor], frames: int, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Give Wan's rotary phases for frames that do not follow one another."""
+        if len(self.frames) != frames or kwargs.get("t_start"):
+            return encode(frames, *args, **kwargs)
+        placed = [encode(1, *args, t_start=frame, **kwargs) for frame in self.frames]
+        return torch.cat(placed, dim=1)
 
 
 class _OurSampler:
@@ -232,8 +244,9 @@ def with_model(
     positions = _Positions()
     # A copy of the patcher: the caller's MODEL keeps its own way of counting frames.
     model = model.clone()
-    name = "diffusion_model.rope_encode"
-    model.add_object_patch(name, partial(_place_in_time, model.get_model_object(name), positions))
+    model.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "swift_i2v", positions.forward
+    )
     guider = comfy.samplers.CFGGuider(model)
     prompts = {"positive": guidance.positive}
     if guidance.cfg != 1 and guidance.negative is not None:

@@ -7,6 +7,7 @@ belongs to turns one into the other.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import comfy.latent_formats
@@ -99,10 +100,16 @@ def vae_config(vae: Any) -> VAEConfig:
     if isinstance(vae, SwiftVAE):
         return vae.config
     channels = getattr(vae, "latent_channels", 0)
-    name = type(getattr(vae, "first_stage_model", None)).__name__
+    model = getattr(vae, "first_stage_model", None)
+    name = type(model).__name__
     for config in (WAN22_VAE, WAN21_VAE):
         if name == "WanVAE" and channels == config.latent_channels:
-            return config
+            # ComfyUI takes narrower ones too, by the widths of their layers.
+            return replace(
+                config,
+                encoder_dim=model.encoder.conv1.weight.shape[0],
+                decoder_dim=model.decoder.head[0].gamma.shape[0],
+            )
     raise CheckpointError(
         f"the VAE input holds a {name} with {channels} latent channels, which is not a Wan VAE; "
         "load wan2.2_vae.safetensors (48 channels; for Stage II) or wan_2.1_vae.safetensors (16 "
@@ -151,7 +158,8 @@ def input_colours(vae: Any) -> Colours:
     if isinstance(vae, SwiftVAE):
         return probe_colours(open_vae(vae, memory_required=0))
     formats = comfy.latent_formats
-    table = formats.Wan22 if vae_config(vae) is WAN22_VAE else formats.Wan21
+    is_22 = vae_config(vae).latent_channels == WAN22_VAE.latent_channels
+    table = formats.Wan22 if is_22 else formats.Wan21
     return torch.tensor(table.latent_rgb_factors), torch.tensor(table.latent_rgb_factors_bias)
 
 
