@@ -15,8 +15,8 @@ from ..precision import BF16, FP32
 from ..progress import Observer
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
 from ..stages.runtime import Runtime
+from ..weights.bundled import open_bundled_set
 from ..weights.model_set import ModelSet, open_model_set
-from ..weights.seeded import seeded_model_set
 
 FULL_OUTPUT = PixelShape(pixel_frames=81, height=1408, width=2560)
 SMALL_OUTPUT = PixelShape(pixel_frames=49, height=320, width=512)
@@ -35,8 +35,8 @@ class DeviceError(SwiftError):
 
 
 def open_models(folder: Path | None) -> ModelSet:
-    """Open a folder's set of models, or the built-in one."""
-    return seeded_model_set() if folder is None else open_model_set(folder)
+    """Open a folder's set of models, or the bundled one."""
+    return open_bundled_set() if folder is None else open_model_set(folder)
 
 
 def output_shape(options: argparse.Namespace) -> PixelShape:

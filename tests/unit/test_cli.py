@@ -27,6 +27,12 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["--size", "128x64", "--pixel-frames", "9", "--steps", "1", "--motion-steps", "1"]
 
 
+@pytest.fixture(autouse=True)
+def _random_weights(monkeypatch, tmp_path):
+    """The built-in set without its files: small, fast, and equal everywhere."""
+    monkeypatch.setattr("swift_core.weights.bundled.BUNDLED_SET", tmp_path / "not bundled")
+
+
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
