@@ -24,6 +24,7 @@ from torch import nn
 from ..errors import GeometryError
 from ..geometry import LatentShape, PixelShape, pixel_frames_of
 from ..shapes import Float, Tensor
+from .bands import WHOLE, Banding
 from .causal import CausalConv3d, TailCache
 from .config import VAEConfig
 from .decoder import Decoder
@@ -51,16 +52,20 @@ class WanVAE(nn.Module):
         self.conv2 = CausalConv3d(config.latent_channels, config.latent_channels, (1, 1, 1))
         self.decoder = Decoder(config)
 
-    def encode(self, pixels: Float[Tensor, "b rgb p h w"]) -> Float[Tensor, "b c t i j"]:
+    def encode(
+        self, pixels: Float[Tensor, "b rgb p h w"], *, banding: Banding = WHOLE
+    ) -> Float[Tensor, "b c t i j"]:
         """Encode a whole clip: the posterior's mean, normalised.
 
         Args:
             pixels: in [-1, 1].
+            banding: less memory at a time, the same result.
 
         Raises:
             GeometryError: if the clip has not 3 channels or does not fill whole latent values.
         """
-        return self._collect(pixels, self.encode_stream(self._chunks(pixels)), width=1)
+        stream = self.encode_stream(self._chunks(pixels), banding=banding)
+        return self._collect(pixels, stream, width=1)
 
     def encode_moments(
         self, pixels: Float[Tensor, "b rgb p h w"]
@@ -75,38 +80,51 @@ class WanVAE(nn.Module):
         return mean, log_var
 
     def encode_stream(
-        self, chunks: Iterable[Float[Tensor, "b rgb _p _h _w"]]
+        self, chunks: Iterable[Float[Tensor, "b rgb _p _h _w"]], *, banding: Banding = WHOLE
     ) -> Iterator[Float[Tensor, "b c 1 i j"]]:
         """Encode chunks of 1, then ``time`` pixel frames, as they come; one latent frame each.
+
+        Args:
+            banding: less memory at a time, the same result.
 
         Raises:
             GeometryError: at a chunk of another length, of another size than the first, or of a
                 size that does not fill whole latent values.
         """
-        for moments in self._moments_stream(chunks):
+        for moments in self._moments_stream(chunks, banding):
             yield self.normalize(moments.chunk(2, dim=1)[0])
 
     def encode_chunk(
-        self, pixels: Float[Tensor, "b rgb p h w"], *, cache: TailCache
+        self,
+        pixels: Float[Tensor, "b rgb p h w"],
+        *,
+        cache: TailCache,
+        banding: Banding = WHOLE,
     ) -> Float[Tensor, "b c 1 i j"]:
         """Encode the next chunk of a clip to one normalised latent frame.
 
         Args:
             cache: the clip's state, owned by the caller and brought forward here; a new one
                 begins a clip.
+            banding: the same for all chunks of a clip.
 
         Raises:
             GeometryError: if the chunk has the wrong length or size.
         """
-        return self.normalize(self._moments(pixels, cache).chunk(2, dim=1)[0])
+        return self.normalize(self._moments(pixels, cache, banding).chunk(2, dim=1)[0])
 
     def decode(
-        self, latent: Float[Tensor, "b c t h w"], *, clamp: bool = True
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        *,
+        clamp: bool = True,
+        banding: Banding = WHOLE,
     ) -> Float[Tensor, "b 3 p i j"]:
         """Decode a whole clip.
 
         Args:
             clamp: to [-1, 1]; a loss wants the values beyond, because a clamp has no gradient.
+            banding: less memory at a time, the same result.
 
         Raises:
             GeometryError: if the latent has other channels than this VAE's, or no frame.
@@ -118,13 +136,16 @@ class WanVAE(nn.Module):
             batch, 3, pixel_frames_of(latent_frames, time=time), height * space, width * space
         )
         at = 0
-        for chunk in self.decode_stream(latent, clamp=clamp):
-            pixels[:, :, at : at + chunk.shape[2]] = chunk
-            at += chunk.shape[2]
+        for chunk in self.decode_stream(latent, clamp=clamp, banding=banding):
+            pixels[:, :, at : (at := at + chunk.shape[2])] = chunk
         return pixels
 
     def decode_stream(
-        self, latent: Float[Tensor, "b c t h w"], *, clamp: bool = True
+        self,
+        latent: Float[Tensor, "b c t h w"],
+        *,
+        clamp: bool = True,
+        banding: Banding = WHOLE,
     ) -> Iterator[Float[Tensor, "b 3 p i j"]]:
         """Decode to chunks of 1, then ``time`` pixel frames, in order.
 
@@ -134,10 +155,16 @@ class WanVAE(nn.Module):
         self._check_latent(latent)
         cache = TailCache()
         for at in range(latent.shape[2]):
-            yield self.decode_chunk(latent[:, :, at : at + 1], cache=cache, clamp=clamp)
+            frame = latent[:, :, at : at + 1]
+            yield self.decode_chunk(frame, cache=cache, clamp=clamp, banding=banding)
 
     def decode_chunk(
-        self, latent: Float[Tensor, "b c 1 h w"], *, cache: TailCache, clamp: bool = True
+        self,
+        latent: Float[Tensor, "b c 1 h w"],
+        *,
+        cache: TailCache,
+        clamp: bool = True,
+        banding: Banding = WHOLE,
     ) -> Float[Tensor, "b 3 p i j"]:
         """Decode the next latent frame of a clip to its chunk of pixel frames.
 
@@ -145,9 +172,10 @@ class WanVAE(nn.Module):
             cache: the clip's state, owned by the caller and brought forward here; a new one
                 begins a clip.
             clamp: to [-1, 1].
+            banding: the same for all chunks of a clip.
         """
         raw_latent = self.conv2(_channels_last(self.denormalize(latent)))
-        features = self.decoder(raw_latent, cache)
+        features = self.decoder(raw_latent, cache, banding)
         pixels = rearrange(
             features,
             "b (c r q) p h w -> b c p (h q) (w r)",
@@ -175,18 +203,21 @@ class WanVAE(nn.Module):
         )[..., None, None, None]
         return mean, std
 
-    def _moments_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _moments_stream(
+        self, chunks: Iterable[Tensor], banding: Banding = WHOLE
+    ) -> Iterator[Tensor]:
         cache = TailCache()
         size: str | None = None
         for pixels in chunks:
-            size = size or _size(pixels)
-            if _size(pixels) != size:
+            own = f"{pixels.shape[4]}x{pixels.shape[3]}"
+            size = size or own
+            if own != size:
                 raise GeometryError(
-                    f"a chunk of {_size(pixels)} follows chunks of {size}: one clip has one size."
+                    f"a chunk of {own} follows chunks of {size}: one clip has one size."
                 )
-            yield self._moments(pixels, cache)
+            yield self._moments(pixels, cache, banding)
 
-    def _moments(self, pixels: Tensor, cache: TailCache) -> Tensor:
+    def _moments(self, pixels: Tensor, cache: TailCache, banding: Banding) -> Tensor:
         """Encode a chunk to one frame of moments: raw mean, then raw log variance."""
         self._check_chunk(pixels, cache)
         features = rearrange(
@@ -195,7 +226,8 @@ class WanVAE(nn.Module):
             q=self.config.patch,
             r=self.config.patch,
         )
-        return self.conv1(self.encoder(_channels_last(features.movedim(-1, 1)), cache))
+        features = _channels_last(features.movedim(-1, 1))
+        return self.conv1(self.encoder(features, cache, banding))
 
     def _chunks(self, pixels: Tensor) -> Iterator[Tensor]:
         """Cut a clip into its chunks."""
@@ -226,7 +258,7 @@ class WanVAE(nn.Module):
 
     def _check_chunk(self, pixels: Tensor, cache: TailCache) -> None:
         """Refuse a chunk that is not the clip's next one."""
-        begun = self.encoder.conv1 in cache
+        begun = not cache.is_new
         expected = self.config.compression.time if begun else 1
         if pixels.shape[2] != expected:
             raise GeometryError(
@@ -265,7 +297,3 @@ def prepare(vae: WanVAE) -> WanVAE:
 def _channels_last(features: Tensor) -> Tensor:
     """Lay features out as the blocks keep them."""
     return features.contiguous(memory_format=torch.channels_last_3d)
-
-
-def _size(pixels: Tensor) -> str:
-    return f"{pixels.shape[4]}x{pixels.shape[3]}"

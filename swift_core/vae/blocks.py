@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..shapes import Float, Tensor
-from .causal import CausalConv3d, CausalModule, CausalStack, TailCache
+from .causal import CausalConv3d, CausalModule, CausalStack, FrameConv2d, Rows, TailCache
 from .config import Level
 
 NORM_EPS = 1e-24
@@ -31,7 +31,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c *thw"]) -> Float[Tensor, "b c *thw"]:
         """Normalise in fp32 and return the format that came in."""
-        pixels = features.movedim(1, -1)
+        # One layout, so that a pixel's sum has one order, whatever picture it is part of.
+        pixels = features.movedim(1, -1).contiguous()
         normed = F.rms_norm(pixels, pixels.shape[-1:], eps=NORM_EPS).movedim(-1, 1)
         # In place, so that an fp32 gamma does not widen 16-bit features to a second copy.
         return normed.mul_(self.gamma)
@@ -54,6 +55,10 @@ class ResidualBlock(CausalModule):
             )
         )
         self.shortcut = nn.Identity() if in_dim == dim else CausalConv3d(in_dim, dim, (1, 1, 1))
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Read what the longer way reads."""
+        return self.residual.rows_read(rows)
 
     def forward(
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
@@ -106,13 +111,19 @@ class Downsample(CausalModule):
         super().__init__()
         dim = level.dim
         self.resample = (
-            nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, level.out_dim, 3, stride=2))
+            nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), FrameConv2d(dim, level.out_dim, 3, stride=2))
             if level.space == 2
             else None
         )
         self.time_conv = (
             CausalConv3d(dim, dim, (3, 1, 1), time_stride=2) if level.time == 2 else None
         )
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Read three rows for each, every other one twice."""
+        if self.resample is None:
+            return rows
+        return Rows(first=2 * rows.first, end=2 * rows.end + 1)
 
     def forward(
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
@@ -138,11 +149,18 @@ class Upsample(CausalModule):
         super().__init__()
         dim = level.dim
         self.resample = (
-            nn.Sequential(DoubleSides(), nn.Conv2d(dim, level.out_dim, 3, padding=1))
+            nn.Sequential(DoubleSides(), FrameConv2d(dim, level.out_dim, 3, padding=1))
             if level.space == 2
             else None
         )
         self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if level.time == 2 else None
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Read the row that each stands for, and its neighbour where the kernel reaches it."""
+        if self.resample is None:
+            return rows
+        taps = rows.grown(1)
+        return Rows(first=taps.first // 2, end=-(-taps.end // 2))
 
     def forward(
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
@@ -198,6 +216,7 @@ def duplicate_up(
 def _per_frame(
     layer: nn.Module, features: Float[Tensor, "b c t h w"]
 ) -> Float[Tensor, "b d t i j"]:
-    """Apply a layer for pictures to each frame."""
+    """Apply a layer for pictures to each frame; it may leave the layout, so that is set right."""
     frames: Tensor = layer(rearrange(features, "b c t h w -> (b t) c h w"))
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(features))
+    frames = rearrange(frames, "(b t) c h w -> b c t h w", b=len(features))
+    return frames.contiguous(memory_format=torch.channels_last_3d)

@@ -8,6 +8,8 @@ never written to, so ``clone`` costs nothing and a clip can be continued from an
 Axes: ``b c t h w``, with ``t`` the frames of one chunk at the level at hand.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,7 +20,33 @@ from ..shapes import Float, Tensor
 
 SMALL_NUMEL = 20480
 """Up to this ``b * c * t * h`` torch leaves fp32 on the CPU to a fallback that is 2-6 times slower
-than oneDNN (``ConvParams::use_mkldnn``, torch 2.13; measured). We ask for oneDNN ourselves."""
+than oneDNN (``ConvParams::use_mkldnn``, torch 2.13; measured). We ask for oneDNN ourselves. So
+every size is computed by one algorithm, and a part of a picture gives the bits of the whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of a feature map: ``first`` up to, but without, ``end``.
+
+    They may reach over the picture's borders until ``within`` cuts them.
+    """
+
+    first: int
+    end: int
+
+    def grown(self, by: int) -> "Rows":
+        """Give so many rows more on both sides."""
+        return Rows(first=self.first - by, end=self.end + by)
+
+    def aligned(self, multiple: int) -> "Rows":
+        """Give whole groups of so many rows."""
+        return Rows(
+            first=self.first // multiple * multiple, end=-(-self.end // multiple) * multiple
+        )
+
+    def within(self, height: int) -> "Rows":
+        """Cut at the picture's borders."""
+        return Rows(first=max(0, self.first), end=min(height, self.end))
 
 
 class CausalConv3d(nn.Conv3d):
@@ -40,27 +68,41 @@ class CausalConv3d(nn.Conv3d):
         )
         self.history = time - time_stride
 
+    def rows_read(self, rows: Rows) -> Rows:
+        """Tell which rows of the input decide these rows of the output."""
+        return rows.grown(self.kernel_size[1] // 2)
+
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d u h w"]:  # noqa: A002 - torch's name
         """Convolve a chunk that ``TailCache.extend`` has put its history in front of."""
-        if not _left_to_fallback(input):
-            return super().forward(input)
-        return torch.mkldnn_convolution(
-            input,
-            self.weight,
-            self.bias,
-            cast(tuple[int, ...], self.padding),
-            self.stride,
-            self.dilation,
-            self.groups,
-        )
+        return _with_mkldnn(self, input) if _left_to_fallback(input) else super().forward(input)
 
 
-def _left_to_fallback(chunk: Tensor) -> bool:
+class FrameConv2d(nn.Conv2d):
+    """Convolve frames, by the same algorithm whatever their size."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:  # noqa: A002 - torch's name
+        """Convolve frames."""
+        return _with_mkldnn(self, input) if _left_to_fallback(input) else super().forward(input)
+
+
+def _with_mkldnn(conv: nn.Conv2d | nn.Conv3d, features: Tensor) -> Tensor:
+    return torch.mkldnn_convolution(
+        features,
+        conv.weight,
+        conv.bias,
+        cast(tuple[int, ...], conv.padding),
+        conv.stride,
+        conv.dilation,
+        conv.groups,
+    )
+
+
+def _left_to_fallback(features: Tensor) -> bool:
     """Tell whether torch would pass oneDNN by, although it is there."""
     return (
-        chunk.device.type == "cpu"
-        and chunk.dtype == torch.float32
-        and chunk.shape[:4].numel() <= SMALL_NUMEL
+        features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and features.shape[:4].numel() <= SMALL_NUMEL
         and torch.backends.mkldnn.is_available()
     )
 
@@ -74,19 +116,31 @@ class TailCache:
 
     def __init__(self) -> None:
         self._tails: dict[CausalConv3d, Tensor] = {}
+        self._parts: dict[int, TailCache] = {}
+
+    def part(self, number: int) -> "TailCache":
+        """Give the state of one band of the clip; see ``bands``."""
+        return self._parts.setdefault(number, TailCache())
 
     def __contains__(self, conv: CausalConv3d) -> bool:
         return conv in self._tails
 
     @property
+    def is_new(self) -> bool:
+        """Whether no chunk has been read yet."""
+        return not self._tails and not self._parts
+
+    @property
     def nbytes(self) -> int:
         """Memory held by the tails."""
-        return sum(tail.nbytes for tail in self._tails.values())
+        tails = sum(tail.nbytes for tail in self._tails.values())
+        return tails + sum(part.nbytes for part in self._parts.values())
 
     def clone(self) -> "TailCache":
         """Copy the state; the tensors are shared, because nobody writes to them."""
         twin = TailCache()
         twin._tails = dict(self._tails)
+        twin._parts = {number: part.clone() for number, part in self._parts.items()}
         return twin
 
     def extend(
@@ -120,6 +174,13 @@ class CausalModule(nn.Module):
         """Transform one chunk."""
         raise NotImplementedError
 
+    def rows_read(self, rows: Rows) -> Rows:
+        """Tell which rows of the input decide these rows of the output.
+
+        Only local modules can tell; attention reads all.
+        """
+        raise NotImplementedError
+
 
 class CausalStack(CausalModule, nn.ModuleList):
     """Layers in a row, numbered as in Wan's checkpoints; whoever needs the state gets it."""
@@ -128,13 +189,33 @@ class CausalStack(CausalModule, nn.ModuleList):
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
     ) -> Float[Tensor, "b d u i j"]:
         """Apply the layers in turn."""
-        for layer in self:
-            if isinstance(layer, CausalConv3d):
-                # Two statements: the chunk without history is freed before the convolution.
-                features = cache.extend(layer, features)
-                features = layer(features)
-            elif isinstance(layer, CausalModule):
-                features = layer(features, cache)
-            else:
-                features = layer(features)
-        return features
+        return run_layers(self, features, cache)
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Ask the layers from the last to the first."""
+        return rows_read(list(self), rows)
+
+
+def run_layers(
+    layers: Iterable[nn.Module], features: Float[Tensor, "b c t h w"], cache: TailCache
+) -> Float[Tensor, "b d u i j"]:
+    """Apply layers in turn."""
+    for layer in layers:
+        if isinstance(layer, CausalConv3d):
+            # Two statements: the chunk without history is freed before the convolution.
+            features = cache.extend(layer, features)
+            features = layer(features)
+        elif isinstance(layer, CausalModule):
+            features = layer(features, cache)
+        else:
+            features = layer(features)
+    return features
+
+
+def rows_read(layers: Sequence[nn.Module], rows: Rows) -> Rows:
+    """Tell which rows of the first layer's input decide these rows of the last one's output."""
+    for layer in reversed(layers):
+        # All others, norms and activations, see one pixel.
+        if isinstance(layer, CausalConv3d | CausalModule):
+            rows = layer.rows_read(rows)
+    return rows

@@ -1,10 +1,14 @@
 """The decoder: one raw latent frame in, a chunk of pixel frames out."""
 
+from fractions import Fraction
+from math import prod
+
 from torch import nn
 
 from ..shapes import Float, Tensor
+from .bands import WHOLE, Banding, run_in_bands
 from .blocks import ResidualBlock, RMSNorm, Upsample, duplicate_up, middle_blocks
-from .causal import CausalConv3d, CausalModule, CausalStack, TailCache
+from .causal import CausalConv3d, CausalModule, CausalStack, Rows, TailCache, run_layers
 from .config import Level, VAEConfig
 
 
@@ -18,6 +22,10 @@ class UpLevel(CausalModule):
         super().__init__()
         self.level = level
         self.upsamples = CausalStack(_layers(level))
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Read what the layers read; the shortcut reads fewer."""
+        return self.upsamples.rows_read(rows)
 
     def forward(
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
@@ -38,27 +46,37 @@ class Decoder(CausalModule):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        levels = config.decoder_levels
+        levels = self.levels = config.decoder_levels
         inner, outer = levels[0].in_dim, levels[-1].out_dim
         self.conv1 = CausalConv3d(config.latent_channels, inner, (3, 3, 3))
         self.middle = middle_blocks(inner)
-        self.upsamples = CausalStack(
-            [UpLevel(level) for level in levels]
-            if config.residual
-            else [layer for level in levels for layer in _layers(level)]
-        )
+        layers = [[UpLevel(level)] if config.residual else _layers(level) for level in levels]
+        self.upsamples = CausalStack([layer for level in layers for layer in level])
+        self._entries = [len(level) for level in layers]
         self.head = CausalStack(
             (RMSNorm(outer), nn.SiLU(), CausalConv3d(outer, config.pixel_channels, (3, 3, 3)))
         )
 
     def forward(
-        self, features: Float[Tensor, "b c 1 h w"], cache: TailCache
+        self,
+        features: Float[Tensor, "b c 1 h w"],
+        cache: TailCache,
+        banding: Banding = WHOLE,
     ) -> Float[Tensor, "b d p i j"]:
-        """Decode one latent frame."""
-        features = self.conv1(cache.extend(self.conv1, features))
-        features = self.middle(features, cache)
-        features = self.upsamples(features, cache)
-        return self.head(features, cache)
+        """Decode one latent frame.
+
+        Args:
+            banding: of the levels next to the pixels; the result does not depend on it.
+        """
+        first = max(0, len(self.levels) - banding.levels)
+        cut = sum(self._entries[:first])
+        begin = [self.conv1, self.middle, *self.upsamples[:cut]]
+        features = run_layers(begin, features, cache)
+        rest = [*self.upsamples[cut:], *self.head]
+        if banding.is_whole:
+            return run_layers(rest, features, cache)
+        scale = Fraction(prod(level.space for level in self.levels[first:]))
+        return run_in_bands(rest, features, cache, bands=banding.bands, scale=scale)
 
 
 def _layers(level: Level) -> list[nn.Module]:

@@ -1,10 +1,14 @@
 """The encoder: a chunk of pixel frames in, one frame of raw moments out."""
 
+from fractions import Fraction
+from math import prod
+
 from torch import nn
 
 from ..shapes import Float, Tensor
+from .bands import WHOLE, Banding, run_in_bands
 from .blocks import Downsample, ResidualBlock, RMSNorm, average_down, middle_blocks
-from .causal import CausalConv3d, CausalModule, CausalStack, TailCache
+from .causal import CausalConv3d, CausalModule, CausalStack, Rows, TailCache, run_layers
 from .config import Level, VAEConfig
 
 
@@ -15,6 +19,10 @@ class DownLevel(CausalModule):
         super().__init__()
         self.level = level
         self.downsamples = CausalStack(_layers(level))
+
+    def rows_read(self, rows: Rows) -> Rows:
+        """Read what the layers read; the shortcut reads fewer."""
+        return self.downsamples.rows_read(rows)
 
     def forward(
         self, features: Float[Tensor, "b c t h w"], cache: TailCache
@@ -33,14 +41,12 @@ class Encoder(CausalModule):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        levels = config.encoder_levels
+        levels = self.levels = config.encoder_levels
         inner = levels[-1].out_dim
         self.conv1 = CausalConv3d(config.pixel_channels, config.encoder_dim, (3, 3, 3))
-        self.downsamples = CausalStack(
-            [DownLevel(level) for level in levels]
-            if config.residual
-            else [layer for level in levels for layer in _layers(level)]
-        )
+        layers = [[DownLevel(level)] if config.residual else _layers(level) for level in levels]
+        self.downsamples = CausalStack([layer for level in layers for layer in level])
+        self._entries = [len(level) for level in layers]
         self.middle = middle_blocks(inner)
         self.head = CausalStack(
             (
@@ -51,13 +57,25 @@ class Encoder(CausalModule):
         )
 
     def forward(
-        self, features: Float[Tensor, "b c p h w"], cache: TailCache
+        self,
+        features: Float[Tensor, "b c p h w"],
+        cache: TailCache,
+        banding: Banding = WHOLE,
     ) -> Float[Tensor, "b d 1 i j"]:
-        """Encode one chunk."""
-        features = self.conv1(cache.extend(self.conv1, features))
-        features = self.downsamples(features, cache)
-        features = self.middle(features, cache)
-        return self.head(features, cache)
+        """Encode one chunk.
+
+        Args:
+            banding: of the levels next to the pixels; the result does not depend on it.
+        """
+        cut = sum(self._entries[: banding.levels])
+        begin = [self.conv1, *self.downsamples[:cut]]
+        if banding.is_whole:
+            features = run_layers(begin, features, cache)
+        else:
+            scale = Fraction(1, prod(level.space for level in self.levels[: banding.levels]))
+            features = run_in_bands(begin, features, cache, bands=banding.bands, scale=scale)
+        rest = [*self.downsamples[cut:], self.middle, self.head]
+        return run_layers(rest, features, cache)
 
 
 def _layers(level: Level) -> list[nn.Module]:
