@@ -1,0 +1,1 @@
+"""Draws the graphs in workflows/: `python -m tools.workflows` writes them all."""
