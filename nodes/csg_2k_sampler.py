@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
-from ..swift_core.geometry import PixelShape, nearest_multiple
+from ..swift_core.geometry import PixelShape, nearest_multiple, nearest_pixel_frames
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Observer, Phase
@@ -35,6 +35,7 @@ AUTOMATIC = -1.0
 """Reference strength that leaves the choice to the model's kind."""
 
 SIDE_OF_MOTION = 4
+SHORTEST = 5
 
 
 class CSG2KSampler(io.ComfyNode):
@@ -172,7 +173,9 @@ class CSG2KSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Run Stage II."""
         made = make_recipe(**recipe)
-        plan = _plan(detail_model, vae, _output_shape(motion, width, height), segments, made)
+        output = _output_shape(motion, width, height)
+        check_motion(motion, output)
+        plan = _plan(detail_model, vae, output, segments, made)
         settings = RefineSettings(
             plan=plan.segments,
             recipe=made,
@@ -181,7 +184,6 @@ class CSG2KSampler(io.ComfyNode):
             reference_strength=None if reference_strength < 0 else reference_strength,
         )
         check_segment_seeds(plan.segments, settings.segment_seeds)
-        check_motion(motion, plan.output)
         guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
         observe = NodeProgress(_units(plan, made), Previewer(input_colours(vae)))
         reference = _reference(vae, image, motion, plan, observe)
@@ -237,14 +239,19 @@ def _refine(
 
 
 def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
-    """Give the video's size; 0 is four times the clip's, to the nearest multiple of 64."""
+    """Give the video's size; 0 is four times the clip's, to the nearest multiple of 64.
+
+    The length is the clip's, or, where no video can have that, the nearest.
+    """
     frames, motion_height, motion_width = motion.shape[:3]
 
     def side(asked: int, of_motion: int) -> int:
         return asked or nearest_multiple(SIDE_OF_MOTION * of_motion, 64)
 
     return PixelShape(
-        pixel_frames=frames, height=side(height, motion_height), width=side(width, motion_width)
+        pixel_frames=max(SHORTEST, nearest_pixel_frames(frames)),
+        height=side(height, motion_height),
+        width=side(width, motion_width),
     )
 
 

@@ -80,7 +80,7 @@ def plan(
     Raises:
         GeometryError: if size or length do not work.
         SegmentError: if a segment seed is for no segment.
-        MediaError: if a given motion clip is of another length.
+        MediaError: if a given motion clip is of another length or of quite another shape.
     """
     if motion is not None:
         check_motion(motion, settings.output)

@@ -4,10 +4,17 @@ The paper upsamples in pixel space, puts the picture in the place of frame 0 and
 VAE of Stage II. So latent frame 0, a causal VAE's encoding of one frame alone, is the picture.
 """
 
+import math
 from collections.abc import Iterator
 
 from ..errors import MediaError
-from ..geometry import PixelShape, latent_frames_of, nearest_pixel_frames
+from ..geometry import (
+    OUTPUT_MULTIPLE,
+    PixelShape,
+    latent_frames_of,
+    nearest_multiple,
+    nearest_pixel_frames,
+)
 from ..media.pictures import fit_clip, fit_picture
 from ..progress import Phase
 from ..shapes import Float, Tensor
@@ -15,22 +22,41 @@ from ..vae.autoencoder import WanVAE
 from .pixels import chunk_clip, encode_clip, to_pixels
 from .runtime import Runtime
 
+MOST_STRETCH = 1.1
+"""How far the clip's shape may be from the video's: beyond, too much would be cut away unasked."""
+
 
 def check_motion(clip: Float[Tensor, "p h w 3"], output: PixelShape) -> None:
-    """Refuse a motion clip that is not as long as the output.
+    """Refuse a motion clip that is not as long as the output, or of quite another shape.
 
     Raises:
-        MediaError: naming both lengths.
+        MediaError: naming both lengths, or both sizes.
     """
     have, wanted = len(clip), output.pixel_frames
     if have != wanted:
         fits = have > 1 and nearest_pixel_frames(have) == have
-        other = f", or ask for a video of {have}" if fits else ""
+        other = f", or ask for a video of {have}" if fits else " (a length is 4n+1)"
         counted = "1 frame" if have == 1 else f"{have} frames"
         raise MediaError(
             f"the motion clip has {counted}, the video is to have {wanted}; cut or retime the "
             f"clip to {wanted} frames{other}."
         )
+    height, width = clip.shape[1:3]
+    stretch = (width / height) / (output.width / output.height)
+    if not 1 / MOST_STRETCH <= stretch <= MOST_STRETCH:
+        shape = _shape_of(width / height, area=output.width * output.height)
+        raise MediaError(
+            f"the motion clip is {width}x{height}, the video is to be {output.width}x"
+            f"{output.height}: {1 - min(stretch, 1 / stretch):.0%} of every frame would be cut "
+            f"away. Crop the clip to the video's shape, or ask for a video of {shape}."
+        )
+
+
+def _shape_of(aspect: float, *, area: int) -> str:
+    """Name a size of that width per height and about as many pixels."""
+    width = nearest_multiple(round(math.sqrt(area * aspect)), OUTPUT_MULTIPLE)
+    height = nearest_multiple(round(math.sqrt(area / aspect)), OUTPUT_MULTIPLE)
+    return f"{width}x{height}"
 
 
 def build_reference(
@@ -50,7 +76,7 @@ def build_reference(
         motion: as long as the output; of any size, cropped to the output's shape.
 
     Raises:
-        MediaError: if the motion clip is of another length.
+        MediaError: if the motion clip is of another length or of quite another shape.
 
     Source: SwiftI2V, arXiv 2605.06356, hybrid reference construction.
     """

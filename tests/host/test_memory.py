@@ -163,7 +163,12 @@ assert all(not parameter.is_meta for parameter in vae.first_stage_model.paramete
 
 
 @pytest.mark.parametrize(
-    ("form", "narrow"), [("WAN21_VAE", False), ("WAN21_VAE", True), ("WAN22_VAE", False)]
+    ("form", "narrow"),
+    [
+        ("WAN21_VAE", False),
+        ("WAN21_VAE", True),
+        pytest.param("WAN22_VAE", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_core_vae_is_used_without_a_second_copy(inside, host, form, narrow):
     """Weights are where they were; both ways of computing agree; core's own goes on working."""
