@@ -28,7 +28,14 @@ from .host.progress import NodeProgress, Previewer
 from .host.resume import finished_of, open_store
 from .host.vae import input_colours, open_vae, vae_config, vae_precision
 from .schema import advanced, make_schema
-from .settings import first_picture, make_recipe, read_segment_seeds, sampling_inputs, side_input
+from .settings import (
+    colours,
+    first_picture,
+    make_recipe,
+    read_segment_seeds,
+    sampling_inputs,
+    side_input,
+)
 from .types import DetailModelType, OwnDetailModel, SegmentsType
 
 AUTOMATIC = -1.0
@@ -209,7 +216,7 @@ def _reference(vae: Any, image: Any, motion: Any, plan: GenerationPlan, observe:
     return build_reference(
         open_vae(vae, memory_required=encode_memory(vae, plan.output)),
         first_picture(image),
-        motion[..., :3].float().cpu(),
+        colours(motion),
         output=plan.output,
         runtime=make_runtime(vae_precision(vae), observe),
     )

@@ -113,4 +113,9 @@ def side_input(name: str, *, default: int, tooltip: str, least: int = 16, step: 
 
 def first_picture(image: Any) -> Any:
     """Take the picture out of an IMAGE batch: the first one, without transparency."""
-    return image[0, ..., :3].float().cpu()
+    return colours(image[:1])[0]
+
+
+def colours(images: Any) -> Any:
+    """Take the colours of an IMAGE batch; one channel is grey."""
+    return images[..., :3].expand(-1, -1, -1, 3).float().cpu()
