@@ -31,7 +31,7 @@ from swift_core.text.words import WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 
 from .chance import choose, generator, happens, uniform
-from .data import VARIED, ClipMaker
+from .data import ClipMaker
 from .fewsteps import clean_estimate, latent_loss
 from .latents import channel_weights
 from .loop import Losses
@@ -45,6 +45,7 @@ from .references import DetailBatch, hybrid_reference, make_batch, shrink
 from .sheets import Sheet
 from .sizes import FEW_STEPS, Diet
 from .vae import to_clips, to_model
+from .wiener import NATURAL_PARTS
 
 READ_ONLY = 0.15
 """Share of steps without bidirectional interaction, so that the ablation is not foreign to it."""
@@ -92,7 +93,7 @@ class DetailTask:
     """
 
     name = "detail"
-    rates = Rates(matrix=0.01, vector=1e-3, momentum=0.85)
+    rates = Rates(matrix=0.0, vector=3e-4, warm=100)
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class DetailTask:
         self.diet = diet
         self.stage = stage
         self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
-        self.weights = channel_weights(vae, clips, diet.shape(0))
+        self.weights = channel_weights(vae, clips)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -121,7 +122,7 @@ class DetailTask:
     def make(self, index: int) -> DetailBatch:
         """Make and encode a batch of clips with their references."""
         made = self.clips.make(
-            index, count=self.diet.count(index), shape=self.diet.shape(index), style=VARIED
+            index, count=self.diet.count(index), shape=self.diet.shape(index), style=NATURAL_PARTS
         )
         draw = generator(self.clips.seed, 4, index)
         return make_batch(made.pixels, made.moves, self.stage, self.vae, draw)

@@ -1,8 +1,9 @@
 """Stage I: a picture and a camera word become a small clip.
 
 The DiT has the mask-channel form of Wan2.2-I2V-A14B: noise, a mask of what is given, and the
-encoding of the picture followed by grey. It samples every frame. The word encoder is trained with
-it: camera words steer, all other words are noise (see ``prompts``).
+encoding of the picture followed by grey. It samples every frame. It begins as a copy of the picture
+(see ``copying``) that was taught where moves lead (see ``lessons``); training makes it sharp. The
+word encoder is trained with it: camera words steer, all other words are nothing (see ``prompts``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from .chance import generator
 from .data import STEADY, ClipMaker
 from .fewsteps import clean_estimate, latent_loss, walk
 from .latents import channel_weights, shown_picture
+from .lessons import STEERING_BLOCKS, listening, phase_loss
 from .loop import Losses
 from .measure import average, measure_motion, psnr
 from .moves import SINGLE_MOVES, Move
@@ -31,6 +33,7 @@ from .pool import Pool
 from .prompts import bucket_prompt, embed
 from .sheets import Sheet
 from .sizes import FEW_STEPS, MASK_CHANNELS, Diet
+from .steering import Grid, displacement
 from .vae import to_clips, to_model
 
 
@@ -92,18 +95,22 @@ class Stage1:
         return to_clips(self.vae.decode(walk(self.velocity(given, keys), noise, sigmas)))[0]
 
 
+STEERING = 0.1
+"""What the phases count in the loss, beside the clean estimate: steering is not to be unlearned."""
+
+
 class MotionTask:
     """Predict clips from their first frame and the name of their move."""
 
     name = "motion"
-    rates = Rates(matrix=0.01, vector=1e-3, momentum=0.85)
+    rates = Rates(matrix=0.0, vector=3e-4, warm=100)
 
     def __init__(self, stage: Stage1, clips: ClipMaker, diet: Diet) -> None:
         self.stage = stage
         self.clips = clips
         self.diet = diet
         self.pool = Pool(self.make, diet, seed=clips.seed, device=clips.device)
-        self.weights = channel_weights(stage.vae, clips, diet.shape(0))
+        self.weights = channel_weights(stage.vae, clips)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -129,9 +136,27 @@ class MotionTask:
         prompt = self.stage.read(batch.moves, draw)
         noise = torch.randn(batch.clean.shape, generator=draw).to(batch.clean.device)
         velocity = self.stage.velocity(batch.given, prompt)
-        estimate, sigma = clean_estimate(velocity, batch.clean, noise, draw)
+        with listening(self.stage.dit) as written:
+            estimate, sigma = clean_estimate(velocity, batch.clean, noise, draw)
         loss = latent_loss(estimate, batch.clean, self.weights)
-        return {"loss": loss, "sigma": torch.tensor(sigma)}
+        ways = self._ways(batch).to(estimate.device)
+        # The last call is the one with gradients. Frame 0 needs no way: its heads look away.
+        later = [tokens[:, 1:] for tokens in written[-STEERING_BLOCKS:]]
+        steering = phase_loss(later, ways[:, 1:], self.stage.dit.config)
+        standing = batch.clean[:, :, :1].expand_as(batch.clean)
+        return {
+            "loss": loss + STEERING * steering,
+            "gain": loss.detach() / latent_loss(standing, batch.clean, self.weights),
+            "steering": steering,
+            "sigma": torch.tensor(sigma),
+        }
+
+    def _ways(self, batch: MotionBatch) -> Float[Tensor, "b t s 2"]:
+        frames, height, width = batch.clean.shape[2:]
+        compression = self.stage.vae.config.compression
+        grid = Grid(height=height, width=width, compression=compression)
+        found = [displacement(move, torch.arange(frames), grid) for move in batch.moves]
+        return torch.stack(found).flatten(2, 3)
 
 
 @torch.no_grad()

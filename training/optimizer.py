@@ -28,16 +28,19 @@ class Rates:
     """How fast to learn.
 
     Attributes:
-        matrix: Muon's rate: the change of a matrix per step, as a share of an orthogonal one.
+        matrix: Muon's rate: the change of a matrix per step, as a share of an orthogonal one; 0
+            leaves matrices to Adam.
         vector: Adam's rate.
         momentum: Muon's.
         clip: largest norm of Adam's gradients together.
+        warm: steps over which the rates rise: a model built by hand is soon broken.
     """
 
     matrix: float
     vector: float
     momentum: float = 0.95
     clip: float = 1.0
+    warm: int = 1
 
 
 def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
@@ -70,7 +73,8 @@ class MuonAdam:
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], rates: Rates) -> None:
         self.rates = rates
         named = dict(parameters)
-        self.matrices = {name: p for name, p in named.items() if is_matrix(name, p)}
+        muon = rates.matrix > 0
+        self.matrices = {name: p for name, p in named.items() if muon and is_matrix(name, p)}
         self.vectors = {name: p for name, p in named.items() if name not in self.matrices}
         self.state: dict[str, Tensor] = {}
         for name, parameter in self.matrices.items():
@@ -92,6 +96,7 @@ class MuonAdam:
             step: how many were made before.
             share: of the rates, from the schedule.
         """
+        share *= min(1.0, (step + 1) / self.rates.warm)
         self._step_vectors(step, self.rates.vector * share)
         self._step_matrices(self.rates.matrix * share)
         for parameter in (*self.matrices.values(), *self.vectors.values()):

@@ -1,31 +1,45 @@
-"""Prompts that name a camera move, among words that mean nothing.
+"""Prompts that name a camera move.
 
 The word encoder hashes words into buckets, and people will write words that no training prompt
-held. So each training prompt is padded with random buckets: the DiT learns that only the camera
-words count, and that any other word may stand beside them.
+held. Their vectors are zero, as the padding's is (see ``dits.make_words``), and stay so, because no
+training prompt holds them. Camera words that stand for no move of theirs ("in" without "zoom") are
+put among the others at times, so that they are not taken for one.
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
 
 from swift_core.shapes import Float, Int, Tensor
-from swift_core.text.words import WordConfig, WordEncoder
+from swift_core.text.words import WordEncoder
 
-from .chance import choose, happens, whole
+from .chance import choose, happens
 from .moves import SPEED_WORDS, Move
 
-CAMERA_WORDS = (
-    "zoom zooms zooming in out pan pans panning left right up down rotate rotates rotating "
-    "clockwise counterclockwise still static slow slowly fast quickly the camera and"
+WORD_GROUPS = (
+    ("in",),
+    ("out",),
+    ("left",),
+    ("right",),
+    ("up",),
+    ("down",),
+    ("clockwise",),
+    ("counterclockwise", "anticlockwise"),
+    ("slow", "slowly"),
+    ("fast", "quickly"),
+    ("zoom", "zooms", "zooming"),
+    ("pan", "pans", "panning"),
+    ("rotate", "rotates", "rotating"),
 )
-"""Words whose buckets are never used as random ones."""
+"""Words that say what the camera does; those in one group mean the same."""
 
-FILLERS = 16
-"""Most random buckets behind a prompt."""
+CAMERA_WORDS = " ".join(word for group in WORD_GROUPS for word in group)
 
+STRAY = 0.15
+"""Share of prompts with a word that stands for no move."""
+
+_STRAYS = {"zoom": ("in", "out"), "pan": ("left", "right", "up", "down")}
 _FORMS = {
     "zoom": ("zoom", "zooms", "zooming"),
     "pan": ("pan", "pans", "panning"),
@@ -56,20 +70,13 @@ def write_prompt(draw: torch.Generator, move: Move) -> str:
 def bucket_prompt(
     draw: torch.Generator, words: WordEncoder, move: Move, *, max_tokens: int
 ) -> Int[Tensor, " l"]:
-    """Give the buckets of a prompt for a move, with random ones behind it."""
-    device = words.words.weight.device
-    said = words.bucket(write_prompt(draw, move)).cpu()
-    free = _free_buckets(words.config.buckets)
-    filler = [choose(draw, free) for _ in range(whole(draw, 0, FILLERS + 1))]
-    return torch.cat((said, torch.tensor(filler, dtype=torch.long)))[:max_tokens].to(device)
-
-
-@lru_cache
-def _free_buckets(buckets: int) -> tuple[int, ...]:
-    """List the buckets that no camera word falls into."""
-    words = WordEncoder(WordConfig(buckets=buckets, text_dim=1))
-    taken = set(words.bucket(CAMERA_WORDS).tolist())
-    return tuple(bucket for bucket in range(buckets) if bucket not in taken)
+    """Give the buckets of a prompt for a move, at times with a stray word behind it."""
+    prompt = write_prompt(draw, move)
+    if happens(draw, STRAY):
+        verb = choose(draw, tuple(_STRAYS))
+        if verb not in move.words:
+            prompt = f"{prompt} {choose(draw, _STRAYS[verb])}"
+    return words.bucket(prompt)[:max_tokens]
 
 
 def embed(

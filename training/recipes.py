@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ from swift_core.vae.autoencoder import WanVAE, prepare
 from swift_core.weights.build import build_dit, build_vae, build_words
 from swift_core.weights.set_file import SetFile, write_set_file
 
-from .beginnings import Ground, begin_detail, begin_stage1, blank_stage1
+from .beginnings import Effort, Ground, begin_detail, begin_stage1, blank_stage1
 from .closed_form import make_vae
 from .data import TEXTURES, ClipMaker
 from .detail import DetailTask, evaluate_detail
 from .dits import make_words
 from .export import save_half
-from .lessons import LESSONS
 from .loop import RunSettings, RunState, Stepping, Task, checkpoint_path, train
 from .motion import MotionTask, Stage1, evaluate_motion
 from .sheets import Sheet
-from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Scale
+from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Diet, Scale
 from .vae import (
     DecoderTask,
     VAETask,
@@ -67,7 +66,7 @@ class Workshop:
         seed: of first weights and all data.
         textures: how many to draw beside the photographs.
         judge: whether to judge the finished models by held-out clips.
-        lessons: in steering, before Stage I is trained.
+        effort: what is done for the DiTs before they are trained.
     """
 
     settings: RunSettings
@@ -76,7 +75,7 @@ class Workshop:
     seed: int
     textures: int = TEXTURES
     judge: bool = True
-    lessons: int = LESSONS
+    effort: Effort = field(default_factory=Effort)
 
     @property
     def set_folder(self) -> Path:
@@ -86,6 +85,10 @@ class Workshop:
     def goes_on(self, task: str) -> bool:
         """Tell whether a run of a task goes on from a checkpoint, which brings all weights."""
         return self.settings.resume and checkpoint_path(self.settings.out, task).exists()
+
+    def ground(self, vae: WanVAE, clips: ClipMaker, diet: Diet) -> Ground:
+        """Give what a DiT begins from."""
+        return Ground(vae=vae, clips=clips, shape=diet.shape(0), seed=self.seed, effort=self.effort)
 
     def clips(self, *, held_out: bool = False) -> ClipMaker:
         """Open one side of the split."""
@@ -152,9 +155,8 @@ def train_motion(shop: Workshop) -> None:
     if shop.goes_on(MotionTask.name):
         stage = blank_stage1(TINY_MOTION, TINY_WORDS, vae, shop.device)
     else:
-        shape = shop.scale.motion.shape(0)
-        ground = Ground(vae=vae, clips=clips, shape=shape, seed=shop.seed)
-        stage = begin_stage1(TINY_MOTION, TINY_WORDS, ground, lessons=shop.lessons)
+        ground = shop.ground(vae, clips, shop.scale.motion)
+        stage = begin_stage1(TINY_MOTION, TINY_WORDS, ground)
     state = shop.run(MotionTask(stage, clips, shop.scale.motion))
     save_half(stage.dit, shop.set_folder / MOTION_FILE)
     save_half(stage.words, shop.set_folder / WORDS_FILE)
@@ -178,9 +180,7 @@ def train_detail(shop: Workshop) -> None:
     if shop.goes_on(DetailTask.name):
         dit = WanDiT(TINY_DETAIL).to(shop.device)
     else:
-        shape = shop.scale.detail.shape(0)
-        ground = Ground(vae=vae, clips=clips, shape=shape, seed=shop.seed + 1)
-        dit = begin_detail(TINY_DETAIL, ground)
+        dit = begin_detail(TINY_DETAIL, shop.ground(vae, clips, shop.scale.detail))
     task = DetailTask(dit, words, vae, clips, shop.scale.detail, stage=stage)
     state = shop.run(task)
     save_half(dit, shop.set_folder / DETAIL_FILE)

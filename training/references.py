@@ -65,22 +65,17 @@ def shrink(clips: Float[Tensor, "b p h w 3"]) -> Float[Tensor, "b p i j 3"]:
 def through_stage1(
     small: Float[Tensor, "b p h w 3"],
     moves: Sequence[Move],
-    stage: Stage1 | None,
-    vae: WanVAE,
+    stage: Stage1,
     draw: torch.Generator,
 ) -> Float[Tensor, "b p h w 3"]:
-    """Noise a small clip and lightly denoise it; without a Stage I, only its VAE does it."""
+    """Noise a small clip and denoise it in one stride."""
     pixels = to_model(small)
-    latent = vae.encode(pixels).float()
+    latent = stage.vae.encode(pixels).float()
     sigma = uniform(draw, *NOISE_RANGE)
     noise = torch.randn(latent.shape, generator=draw).to(latent.device)
-    if stage is None:
-        latent = latent + 0.2 * sigma * noise
-    else:
-        velocity = stage.velocity(shown_picture(vae, pixels).float(), stage.read(moves, draw))
-        noised = (1 - sigma) * latent + sigma * noise
-        latent = noised - sigma * velocity(noised, sigma).float()
-    return to_clips(vae.decode(latent))
+    velocity = stage.velocity(shown_picture(stage.vae, pixels).float(), stage.read(moves, draw))
+    noised = (1 - sigma) * latent + sigma * noise
+    return to_clips(stage.vae.decode(noised - sigma * velocity(noised, sigma).float()))
 
 
 @torch.no_grad()
@@ -94,6 +89,21 @@ def hybrid_reference(
 
 
 @torch.no_grad()
+def encode_batch(
+    clips: Float[Tensor, "b p h w 3"],
+    small: Float[Tensor, "b p i j 3"],
+    moves: tuple[Move, ...],
+    vae: WanVAE,
+) -> DetailBatch:
+    """Encode clips, and the references that small clips make."""
+    return DetailBatch(
+        clean=vae.encode(to_model(clips)).float(),
+        reference=vae.encode(to_model(hybrid_reference(clips, small))).float(),
+        moves=moves,
+    )
+
+
+@torch.no_grad()
 def make_batch(
     clips: Float[Tensor, "b p h w 3"],
     moves: tuple[Move, ...],
@@ -101,12 +111,8 @@ def make_batch(
     vae: WanVAE,
     draw: torch.Generator,
 ) -> DetailBatch:
-    """Encode clips and their references."""
+    """Encode clips and references, some of which go through Stage I, if there is one."""
     small = shrink(clips)
-    if happens(draw, THROUGH_STAGE1):
-        small = through_stage1(small, moves, stage, vae, draw)
-    return DetailBatch(
-        clean=vae.encode(to_model(clips)).float(),
-        reference=vae.encode(to_model(hybrid_reference(clips, small))).float(),
-        moves=moves,
-    )
+    if stage is not None and happens(draw, THROUGH_STAGE1):
+        small = through_stage1(small, moves, stage, draw)
+    return encode_batch(clips, small, moves, vae)
