@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import folder_paths
 import torch
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 
 from ..swift_core.media.codecs import CODECS, WORST_QUALITY, VideoCodec
 from ..swift_core.media.video_write import VideoWriter
@@ -21,6 +21,7 @@ from .host.latents import decode_memory, from_latent
 from .host.memory import make_runtime
 from .host.progress import NodeProgress
 from .host.vae import open_vae, vae_config, vae_precision
+from .host.video import written_video
 from .schema import advanced, make_schema
 
 AUTOMATIC = -1
@@ -143,7 +144,7 @@ class VAEDecodeToVideo(io.ComfyNode):
         with writer:
             for chunk in _decode(samples, vae):
                 writer.write(chunk)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+        return io.NodeOutput(written_video(path))
 
 
 def _pixel_frames(samples: dict[str, Any], vae: Any) -> int:

@@ -11,7 +11,8 @@ class ComfyExtension(ABC):
 
 
 class InputImpl:
-    """Only nodes that run ask it for something."""
+    class VideoFromFile:
+        """Only nodes that run ask it for something."""
 
 
 class ui:  # noqa: N801 - its name there
