@@ -34,6 +34,6 @@ def test_save_video_takes_it_over_as_it_is(server, codec):
         assert stream.codec_context.name == NAMES[codec]
         assert (stream.width, stream.height) == (128, 64)
         assert sum(1 for _ in container.decode(stream)) == 5
-        assert json.loads(container.metadata["prompt"]) == graph.prompt
+        assert json.loads(container.metadata["prompt"])[video.id] == graph.prompt[video.id]
     assert outcome.kept["video"]["images"].shape == (5, 64, 128, 3)
     assert not [path for path in (server.base / "output/codec").iterdir() if path.suffix != ".mp4"]
