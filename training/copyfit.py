@@ -6,7 +6,7 @@ import torch
 
 from swift_core.geometry import PixelShape
 from swift_core.model.config import DiTConfig
-from swift_core.shapes import Float
+from swift_core.shapes import Float, Tensor
 from swift_core.vae.autoencoder import WanVAE
 
 from .data import STEADY, ClipMaker
