@@ -47,10 +47,9 @@ def said_by_the_code():
 
 
 def messages(page):
-    """Give the first column of the table of failures: the last table of a page."""
-    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if "|" in line]
-    first = max(index for index, line in enumerate(rows) if line.startswith("|---"))
-    return [row.split("|")[1].strip().strip("`") for row in rows[first + 1 :]]
+    """Give the messages of the last section: `- ` message in backquotes, arrow, what to do."""
+    last = page.read_text(encoding="utf-8").rsplit("\n## ", 1)[1]
+    return re.findall(r"^- `([^`]+)` → \S", last, re.MULTILINE)
 
 
 def test_every_node_has_help_in_every_language(infos):
