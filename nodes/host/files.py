@@ -15,7 +15,9 @@ from ...swift_core.model.config import DiTConfig
 from ...swift_core.vae.config import VAEConfig
 from ...swift_core.weights.checkpoint import Checkpoint, Kind
 from ...swift_core.weights.detect import detect
+from ...swift_core.weights.families import lora_widths
 from ...swift_core.weights.headers import read_header
+from ...swift_core.weights.layouts import Layout
 
 NONE = "none"
 
@@ -34,7 +36,7 @@ def list_files(folder: str) -> list[str]:
     return [NONE, *(name for name in names if name.endswith(".safetensors"))]
 
 
-def inspect_file(folder: str, name: str) -> Checkpoint:
+def inspect_file(slot: str, folder: str, name: str) -> Checkpoint:
     """Look into a file by its header only.
 
     Raises:
@@ -43,9 +45,13 @@ def inspect_file(folder: str, name: str) -> Checkpoint:
     path = folder_paths.get_full_path(folder, name)
     if path is None:
         raise CheckpointError(
-            f"{name} is not in ComfyUI's {folder} folder; put it there, press R, and choose again."
+            f"{slot}: {name} is not in ComfyUI's {folder} folder; put it there, press R, and "
+            "choose again."
         )
-    return detect(read_header(Path(path)))
+    try:
+        return detect(read_header(Path(path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{slot}: {error}") from error
 
 
 def check_dit(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], what: str) -> int:
@@ -73,14 +79,16 @@ def check_vae(slot: str, checkpoint: Checkpoint, latent_channels: int, what: str
     _check_whole(slot, checkpoint)
 
 
-def check_lora(slot: str, checkpoint: Checkpoint) -> None:
-    """Refuse a file that is no LoRA.
+def check_lora(slot: str, checkpoint: Checkpoint, dit: Checkpoint) -> None:
+    """Refuse a file that is no LoRA for a DiT's width: ComfyUI would leave it out in silence.
 
     Raises:
         CheckpointError: saying what it is.
     """
-    if checkpoint.kind is not Kind.LORA:
-        raise _wrong_slot(slot, checkpoint, "a LoRA")
+    assert isinstance(dit.config, DiTConfig), "checked before its LoRA"
+    fits = dit.config.dim in lora_widths(checkpoint.header.tensors)
+    if checkpoint.kind is not Kind.LORA or not fits:
+        raise _wrong_slot(slot, checkpoint, f"a LoRA for {dit.path.name}, width {dit.config.dim},")
 
 
 def check_text_encoder(slot: str, checkpoint: Checkpoint) -> None:
@@ -132,13 +140,23 @@ def load_text_encoder(checkpoint: Checkpoint) -> Any:
 
 def _wrong_slot(slot: str, checkpoint: Checkpoint, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{slot}: {checkpoint.path.name} is {checkpoint.label} ({checkpoint.details}), but {what} "
-        "belongs here; choose another file."
+        f"{slot}: {_described(checkpoint)}, but {what} belongs here; choose another file."
     )
 
 
+def _described(checkpoint: Checkpoint) -> str:
+    label = "an unknown file" if checkpoint.kind is Kind.UNKNOWN else checkpoint.label
+    details = checkpoint.details.replace(" (", ", ").replace(")", "")  # they stand in brackets
+    return f"{checkpoint.path.name} is {label} ({details})"
+
+
 def _check_whole(slot: str, checkpoint: Checkpoint) -> None:
-    """Refuse a file that a download left unfinished; quantised ones are ComfyUI's to judge."""
+    """Refuse a file that is not whole, or named as ComfyUI does not read; it judges packed ones."""
+    if checkpoint.layout is not Layout.WAN:
+        raise CheckpointError(
+            f"{slot}: {checkpoint.path.name} is {checkpoint.label} as diffusers names its tensors, "
+            "which ComfyUI does not read; choose the file that Comfy-Org has repackaged."
+        )
     if checkpoint.missing and not checkpoint.quantisation:
         raise CheckpointError(
             f"{slot}: {checkpoint.path.name} lacks {len(checkpoint.missing)} tensors, the first "

@@ -53,7 +53,7 @@ def load_own_files(
             weight has been read then.
     """
     files = {
-        slot: inspect_file(folder, chosen[slot])
+        slot: inspect_file(slot, folder, chosen[slot])
         for slot, folder in _SLOTS.items()
         if chosen.get(slot, NONE) != NONE
     }
@@ -64,9 +64,10 @@ def load_own_files(
         )
     _check_motion(files)
     _check_detail(files)
-    loras = {slot: _lora(slot, chosen) for slot in _LORA_SLOTS if slot in files}
-    text = None if text_encoder == NONE else inspect_file("text_encoders", text_encoder)
-    if text is not None:
+    loras = {slot: _lora(slot, chosen, files[slot]) for slot in _LORA_SLOTS if slot in files}
+    text = None
+    if text_encoder != NONE:
+        text = inspect_file("text_encoder", "text_encoders", text_encoder)
         check_text_encoder("text_encoder", text)
 
     opened = _Opened(files, loras, weight_format)
@@ -87,13 +88,13 @@ class _Lora:
     strength: float
 
 
-def _lora(slot: str, chosen: Mapping[str, Any]) -> _Lora | None:
+def _lora(slot: str, chosen: Mapping[str, Any], dit: Checkpoint) -> _Lora | None:
     """Look into the LoRA of a slot, if it has one that does anything."""
     name, strength = chosen.get(f"{slot}_lora", NONE), chosen.get(f"{slot}_lora_strength", 1.0)
     if name == NONE or strength == 0:
         return None
-    file = inspect_file("loras", name)
-    check_lora(f"{slot}_lora", file)
+    file = inspect_file(f"{slot}_lora", "loras", name)
+    check_lora(f"{slot}_lora", file, dit)
     return _Lora(file=file, strength=strength)
 
 

@@ -99,6 +99,11 @@ def vae_config(vae: Any) -> VAEConfig:
     """
     if isinstance(vae, SwiftVAE):
         return vae.config
+    if vae is None:
+        raise CheckpointError(
+            "there is no VAE: choose one in Load SwiftI2V Models, or its bundled set, or connect "
+            "VAELoader."
+        )
     channels = getattr(vae, "latent_channels", 0)
     model = getattr(vae, "first_stage_model", None)
     name = type(model).__name__

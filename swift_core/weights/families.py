@@ -126,6 +126,15 @@ _WIDTHS = {
 }
 
 
+def lora_widths(tensors: _Tensors) -> frozenset[int]:
+    """Give the widths that a LoRA's parts take; the width of its DiT is one, or it fits none."""
+    return frozenset(
+        entry.shape[1]
+        for name, entry in tensors.items()
+        if _LORA_DOWN.fullmatch(name) and len(entry.shape) == 2
+    )
+
+
 def recognise_lora(tensors: _Tensors) -> Recognised | None:
     """Recognise a LoRA, and for which width of DiT it is."""
     rank = width = 0
