@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..swift_core.stages.prompt import read_prompt
 from ..swift_core.stages.reference import build_reference, check_motion
 from ..swift_core.stages.refine import RefineSettings, refine
 from .host.conditioning import prompt_embeddings
-from .host.core_stages import refine_with_model
+from .host.core_stages import check_detail_model, refine_with_model
 from .host.guided import Guidance, model_config
 from .host.latents import encode_memory, to_latent
 from .host.memory import make_runtime
@@ -193,12 +194,11 @@ class CSG2KSampler(io.ComfyNode):
         check_segment_seeds(plan.segments, settings.segment_seeds)
         guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
         observe = NodeProgress(_units(plan, made), Previewer(input_colours(vae)))
+        sample = _prepare(detail_model, vae, guidance, settings, observe)
         reference = _reference(vae, image, motion, plan, observe)
         store = open_store(cls.hidden.prompt, cls.hidden.unique_id, reference)
         finished = finished_of(store, plan.segments, reference) if resume else Finished()
-        latent = _refine(
-            detail_model, reference, guidance, settings, finished=finished, observe=observe
-        )
+        latent = sample(reference, finished)
         store.discard()
         words = plan.describe()
         return io.NodeOutput(to_latent(latent, vae), words, ui=ui.PreviewText(words))
@@ -222,27 +222,37 @@ def _reference(vae: Any, image: Any, motion: Any, plan: GenerationPlan, observe:
     )
 
 
-def _refine(
-    detail_model: Any,
-    reference: Any,
-    guidance: Guidance,
-    settings: RefineSettings,
-    *,
-    finished: Finished,
-    observe: Observer,
-) -> Any:
+def _prepare(
+    detail_model: Any, vae: Any, guidance: Guidance, settings: RefineSettings, observe: Observer
+) -> Callable[[Any, Finished], Any]:
+    """Refuse what cannot be sampled, and give what samples, from the reference on."""
     runtime = make_runtime(FP32, observe)
+    channels = vae_config(vae).latent_channels
     if not isinstance(detail_model, OwnDetailModel):
-        return refine_with_model(
-            detail_model, reference, guidance, settings, finished=finished, runtime=runtime
-        )
+        check_detail_model(detail_model, channels, settings.plan.settings.interaction)
+
+        def sample_core(reference: Any, finished: Finished) -> Any:
+            return refine_with_model(
+                detail_model, reference, guidance, settings, finished=finished, runtime=runtime
+            )
+
+        return sample_core
     slot = detail_model.slot
+    if slot.config.out_channels != channels:
+        raise CheckpointError(
+            f"detail_model makes latents of {slot.config.out_channels} channels, the VAE "
+            f"{channels}: connect the vae that LoadSwiftModels gives beside it."
+        )
     prompt = prompt_embeddings(
         guidance.positive, guidance.negative, text_dim=slot.config.text_dim, runtime=runtime
     )
-    dit = slot.load(FP32)
-    keys = read_prompt(dit, prompt, settings.recipe)
-    return refine(dit, reference, keys, settings, finished=finished, runtime=runtime)
+
+    def sample_own(reference: Any, finished: Finished) -> Any:
+        dit = slot.load(FP32)
+        keys = read_prompt(dit, prompt, settings.recipe)
+        return refine(dit, reference, keys, settings, finished=finished, runtime=runtime)
+
+    return sample_own
 
 
 def _output_shape(motion: Any, width: int, height: int) -> PixelShape:

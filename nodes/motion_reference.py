@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..swift_core.errors import CheckpointError
-from ..swift_core.geometry import PixelShape, latent_frames_of
+from ..swift_core.geometry import PixelShape, check_output_size, latent_frames_of
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Phase
 from ..swift_core.stages.motion import MotionSettings, make_motion
@@ -128,34 +128,39 @@ class MotionReference360P(io.ComfyNode):
             seed=seed,
         )
         picture = first_picture(image)
+        guidance = Guidance(positive=positive, negative=negative, cfg=settings.recipe.cfg)
         if isinstance(motion_model, OwnMotionModel):
             if motion_model_low is not None or vae is not None:
                 raise CheckpointError(
                     "motion_model brings its own VAE and experts: disconnect motion_model_low and "
                     "vae, or connect a core MODEL."
                 )
-            clip = _own(motion_model, picture, positive, negative, settings)
+            clip = _own(motion_model, picture, guidance, settings)
         else:
             models = _core_models(motion_model, motion_model_low, vae)
-            clip = _core(models, picture, positive, negative, settings)
+            clip = _core(models, picture, guidance, settings)
         return io.NodeOutput(clip)
 
 
-def _own(
-    models: OwnMotionModel, picture: Any, positive: Any, negative: Any, settings: MotionSettings
-) -> Any:
+def _own(models: OwnMotionModel, picture: Any, guidance: Guidance, settings: MotionSettings) -> Any:
+    check_output_size(
+        settings.shape.height,
+        settings.shape.width,
+        multiple=models.motion_vae.config.compression.space * models.motion_high.config.patch.width,
+    )
     colours = probe_colours(models.motion_vae.load(FP32))
     observe = NodeProgress(_units(settings), Previewer(colours))
     runtime = make_runtime(FP32, observe)
     text_dim = models.motion_high.config.text_dim
-    prompt = prompt_embeddings(positive, negative, text_dim=text_dim, runtime=runtime)
+    prompt = prompt_embeddings(
+        guidance.positive, guidance.negative, text_dim=text_dim, runtime=runtime
+    )
     return make_motion(models, picture, prompt, settings, runtime=runtime)
 
 
 def _core(
-    models: CoreMotionModel, picture: Any, positive: Any, negative: Any, settings: MotionSettings
+    models: CoreMotionModel, picture: Any, guidance: Guidance, settings: MotionSettings
 ) -> Any:
-    guidance = Guidance(positive=positive, negative=negative, cfg=settings.recipe.cfg)
     observe = NodeProgress(_units(settings), Previewer(input_colours(models.vae)))
     runtime = make_runtime(vae_precision(models.vae), observe)
     return make_core_motion(models, picture, guidance, settings, runtime=runtime)

@@ -6,14 +6,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import comfy.model_base
 import torch
 
-from ...swift_core.errors import CheckpointError
+from ...swift_core.errors import CheckpointError, SegmentError
 from ...swift_core.flow.noise import ClipNoise
 from ...swift_core.flow.solvers import sample
-from ...swift_core.geometry import LatentShape
+from ...swift_core.geometry import LatentShape, check_output_size
 from ...swift_core.media.pictures import fit_picture
+from ...swift_core.model.config import DiTConfig
 from ...swift_core.progress import Phase, Progress
+from ...swift_core.segments.plan import Interaction
 from ...swift_core.segments.sampler import Finished, sample_segments
 from ...swift_core.shapes import Float, Tensor
 from ...swift_core.stages.motion import (
@@ -45,29 +48,46 @@ def make_core_motion(
 
     Raises:
         CheckpointError: if models and VAE do not belong together.
+        GeometryError: if they cannot make that size.
     """
     shape = settings.shape
     config, latents = model_config(models.high), vae_config(models.vae)
     channels = latents.latent_channels
-    if config.out_channels != channels or config.in_channels not in (channels, 2 * channels + 4):
+    is_anchored = config.in_channels == channels
+    # Only what ComfyUI takes for a Wan2.2 model of 48 channels reads a noise level per frame.
+    reads_pictures = config.in_channels == 2 * channels + 4 or (
+        is_anchored and isinstance(models.high.model, comfy.model_base.WAN22)
+    )
+    if config.out_channels != channels or not reads_pictures:
         raise CheckpointError(
             f"Stage I's MODEL takes {config.in_channels} channels and makes latents of "
             f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-I2V-A14B with "
             "wan_2.1_vae, or TI2V-5B with wan2.2_vae."
         )
+    if models.low is not None and _channels(models.low) != _channels(models.high):
+        raise CheckpointError(
+            f"motion_model_low takes {_channels(models.low)[0]} channels, motion_model "
+            f"{config.in_channels}: connect the two experts of one model, or only motion_model."
+        )
+    space = latents.compression.space
+    check_output_size(shape.height, shape.width, multiple=space * config.patch.width)
     latent_shape = shape.latent(latents.compression, channels=channels)
-    is_anchored = config.in_channels == channels
     first = fit_picture(picture, height=shape.height, width=shape.width).unsqueeze(0)
     given = encode_first(
         open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape)),
         first,
-        latent_frames=1 if is_anchored else latent_shape.latent_frames,
+        shape=replace(shape, pixel_frames=1) if is_anchored else shape,
         runtime=runtime,
     )
     sample_clip = _sample_anchored if is_anchored else _sample_masked
     latent = sample_clip(models, guidance, given, latent_shape, settings, runtime)
     vae = open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape))
     return decode_motion(vae, latent, shape, runtime)
+
+
+def _channels(model: Any) -> tuple[int, int]:
+    config = model_config(model)
+    return config.in_channels, config.out_channels
 
 
 def _vae_memory(vae: Any, shape: LatentShape) -> float:
@@ -180,6 +200,35 @@ def _share_out(models: CoreMotionModel, sigmas: tuple[float, ...]) -> list[tuple
     return [turn for turn, worked in zip(turns, (high, steps - high), strict=True) if worked]
 
 
+def check_detail_model(model: Any, channels: int, interaction: Interaction) -> DiTConfig:
+    """Refuse a MODEL that cannot be Stage II, and give its sizes.
+
+    Args:
+        channels: of the latents that the VAE makes.
+
+    Raises:
+        CheckpointError: if the MODEL does not take such latents.
+        SegmentError: if it cannot be sampled so.
+    """
+    config = model_config(model)
+    if (
+        not isinstance(model.model, comfy.model_base.WAN22)
+        or config.out_channels != channels
+        or config.in_channels not in (channels, 2 * channels)
+    ):
+        raise CheckpointError(
+            f"Stage II's MODEL takes {config.in_channels} channels and makes latents of "
+            f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-TI2V-5B, or its form "
+            "with 96 input channels, and wan2.2_vae."
+        )
+    if interaction is Interaction.READ_ONLY:
+        raise SegmentError(
+            "interaction read-only keeps the keys of the conditions, which a core MODEL does not "
+            "give away: use bidirectional, or LoadSwiftModels' detail model."
+        )
+    return config
+
+
 def refine_with_model(
     model: Any,
     reference: Float[Tensor, "1 c t h w"],
@@ -196,15 +245,10 @@ def refine_with_model(
 
     Raises:
         CheckpointError: if the MODEL does not take the reference's latents.
+        SegmentError: if it cannot be sampled as the settings want.
     """
-    config = model_config(model)
     channels = reference.shape[1]
-    if config.out_channels != channels or config.in_channels not in (channels, 2 * channels):
-        raise CheckpointError(
-            f"Stage II's MODEL takes {config.in_channels} channels and makes latents of "
-            f"{config.out_channels}, the VAE makes {channels}: connect Wan2.2-TI2V-5B, or its form "
-            "with 96 input channels, and wan2.2_vae."
-        )
+    config = check_detail_model(model, channels, settings.plan.settings.interaction)
     concatenates = config.in_channels == 2 * channels
     sampling = replace(settings.sampling(concatenates_reference=concatenates), finished=finished)
 

@@ -17,12 +17,11 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
-from ...swift_core.errors import CheckpointError, PromptError, SegmentError
+from ...swift_core.errors import CheckpointError, PromptError
 from ...swift_core.flow.solvers import Velocity
 from ...swift_core.geometry import Patch
 from ...swift_core.model.config import WAN22_TI2V_5B, DiTConfig
 from ...swift_core.segments.denoiser import SegmentContext
-from ...swift_core.segments.plan import Interaction
 from ...swift_core.shapes import Float, Tensor
 from .conditioning import Conditioning
 
@@ -157,12 +156,7 @@ class ModelDenoiser:
     model: PreparedModel
 
     def open(self, context: SegmentContext) -> Velocity:
-        """Prepare a segment."""
-        if context.interaction is Interaction.READ_ONLY:
-            raise SegmentError(
-                "interaction read-only keeps the keys of the conditions, which a core MODEL does "
-                "not give away: use bidirectional, or LoadSwiftModels' detail model."
-            )
+        """Prepare a segment, whose conditions look back at the targets."""
         segment = context.segment
         where = segment.target_slice
         frames = torch.zeros(len(segment.latent_frames))

@@ -47,6 +47,16 @@ def small_dit(in_channels, out_channels=48, seed=0):
     )
     return fill_(WanDiT(config), seed).eval().requires_grad_(False)
 
+vaes, autoencoder = core("swift_core.vae.config"), core("swift_core.vae.autoencoder")
+
+def small_vae(channels):
+    config = vaes.VAEConfig(
+        latent_channels=channels, encoder_dim=8, decoder_dim=8, dim_mult=(1, 2, 2),
+        residual_blocks=1, temporal_downsample=(True, True), patch=2, residual=True,
+        latent_mean=(0.1,) * channels, latent_std=(0.8,) * channels,
+    )
+    return fill_(autoencoder.WanVAE(config)).eval().requires_grad_(False)
+
 def as_model(dit, name):
     path = f"{folder_paths.models_dir}/{name}.safetensors"
     save_file(dit.state_dict(), path)

@@ -57,17 +57,8 @@ def test_stage2(run):
 
 
 STAGE1 = """
-vaes, autoencoder = core("swift_core.vae.config"), core("swift_core.vae.autoencoder")
 SwiftVAE, types = core("nodes.host.vae").SwiftVAE, core("nodes.types")
 Slot = core("swift_core.weights.model_set").Slot
-
-def small_vae(channels):
-    config = vaes.VAEConfig(
-        latent_channels=channels, encoder_dim=8, decoder_dim=8, dim_mult=(1, 2, 2),
-        residual_blocks=1, temporal_downsample=(True, True), patch=2, residual=True,
-        latent_mean=(0.1,) * channels, latent_std=(0.8,) * channels,
-    )
-    return fill_(autoencoder.WanVAE(config)).eval().requires_grad_(False)
 
 def slot(module):
     return Slot(config=module.config, source="test", load=lambda _precision: module)
