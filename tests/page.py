@@ -63,6 +63,6 @@ def to_api(ui, schemas):
         prompt[str(node["id"])] = {
             "class_type": node["type"],
             "inputs": inputs,
-            "_meta": {"title": node["title"]},
+            "_meta": {"title": node.get("title", schemas[node["type"]]["display_name"])},
         }
     return prompt

@@ -86,15 +86,20 @@ class Client:
     def __exit__(self, *raised):
         return self._closing.__exit__(*raised)
 
-    def queue(self, prompt: dict[str, dict]) -> str:
+    def queue(self, prompt: dict[str, dict], workflow: dict | None = None) -> str:
         """Queue a graph in API form and give the server's name for this run.
+
+        Args:
+            workflow: the form that the page has of it, which goes into the files that it saves.
 
         Raises:
             GraphError: the server refused it.
         """
         self._messages, self._started = [], time.monotonic()
         try:
-            body = {"prompt": prompt, "client_id": self._name}
+            body: dict[str, Any] = {"prompt": prompt, "client_id": self._name}
+            if workflow is not None:
+                body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
             return self.http.post_json("/prompt", body)["prompt_id"]
         except urllib.error.HTTPError as error:
             raise GraphError(_refusal(json.loads(error.read()))) from None

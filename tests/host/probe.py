@@ -40,7 +40,7 @@ class HostTestKeep(io.ComfyNode):
 
 
 class HostTestGive(io.ComfyNode):
-    """Reads tensors that a test has put into the input folder."""
+    """Reads tensors that a test has put into the input folder; one named so is a CONDITIONING."""
 
     @classmethod
     def define_schema(cls):
@@ -58,6 +58,8 @@ class HostTestGive(io.ComfyNode):
     @classmethod
     def execute(cls, file):
         leaves = load_file(folder_paths.get_annotated_filepath(file))
+        if set(leaves) == {"conditioning"}:
+            return io.NodeOutput([[leaves["conditioning"], {}]])
         return io.NodeOutput(leaves[""] if set(leaves) == {""} else leaves)
 
 

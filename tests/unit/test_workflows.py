@@ -22,6 +22,7 @@ from tests.page import (
     to_api,
     widget_values,
 )
+from tests.schemas import recorded
 from tools.workflows.__main__ import write_all
 
 SCHEMAS = all_schemas()
@@ -182,7 +183,7 @@ def test_every_model_file_says_where_it_is_published(name):
 def test_nodes_say_which_pack_they_are_of(name):
     for node in nodes_of(read_ui(name)):
         assert node["properties"]["Node name for S&R"] == node["type"]
-        ours = "display_name" in SCHEMAS[node["type"]]
+        ours = node["type"] in recorded()
         assert node["properties"]["cnr_id"] == ("swift-i2v" if ours else "comfy-core")
 
 

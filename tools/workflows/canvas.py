@@ -77,7 +77,8 @@ class Node:
 
     id: int
     type: str
-    title: str
+    title: str | None
+    display_name: str
     place: tuple[int, int, int, int]
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
@@ -130,7 +131,7 @@ class Canvas:
         place = self.columns[-1].put(height)
         values = {"text": text}
         number = len(self.nodes) + 1
-        self.nodes.append(Node(number, NOTE, title, place, [], [], values, (), is_ours=False))
+        self.nodes.append(Node(number, NOTE, title, NOTE, place, [], [], values, (), is_ours=False))
 
     def add(
         self,
@@ -162,7 +163,8 @@ class Canvas:
         node = Node(
             id=len(self.nodes) + 1,
             type=node_type,
-            title=title or schema.get("display_name", node_type),
+            title=title,
+            display_name=schema["display_name"],
             place=self.columns[-1].put(self._height(node_type)),
             # The page puts sockets before widgets.
             inputs=sorted(schema["inputs"], key=is_widget),

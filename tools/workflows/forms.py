@@ -19,7 +19,7 @@ def api_form(canvas: Canvas) -> dict[str, Any]:
         str(node.id): {
             "class_type": node.type,
             "inputs": _api_inputs(node),
-            "_meta": {"title": node.title},
+            "_meta": {"title": node.title or node.display_name},
         }
         for node in canvas.nodes
         if node.type != NOTE
@@ -94,7 +94,6 @@ def _ui_node(node: Node, order: int, links: list[list[Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "id": node.id,
         "type": node.type,
-        "title": node.title,
         "pos": [left, top],
         "size": [width, height],
         "flags": {},
@@ -111,6 +110,8 @@ def _ui_node(node: Node, order: int, links: list[list[Any]]) -> dict[str, Any]:
         "properties": properties,
         "widgets_values": _widget_values(node),
     }
+    if node.title:  # or else the page's own, in the reader's language
+        made["title"] = node.title
     if node.type == NOTE:
         made |= {"color": "#222", "bgcolor": "#000"}
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .canvas import Canvas, Node
 
-BLUE, YELLOW, GREEN, PURPLE, GREY = "#3f789e", "#b58b2a", "#3f8a5b", "#8a5fa8", "#444"
+BLUE, YELLOW, GREEN, PURPLE, GREY = "#3f789e", "#b58b2a", "#3f8a5b", "#8a5fa8", "#888"
 """Of groups: what goes in, Stage I, Stage II, what comes out, notes."""
 
 PICTURE = "example.png"
