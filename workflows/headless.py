@@ -32,13 +32,14 @@ def node_called(graph: Graph, title: str) -> str:
     return next(name for name, node in graph.items() if node["_meta"]["title"] == title)
 
 
-def fill_in(graph: Graph, *, picture: str, prompt: str, seed: int) -> None:
-    """Put in what is different in every run."""
+def fill_in(graph: Graph, *, picture: str, prompt: str, **everywhere: int) -> None:
+    """Put in what is different in every run: the rest wherever a node has an input of that name."""
     graph[node_called(graph, "Your picture")]["inputs"]["image"] = picture
     graph[node_called(graph, "What happens")]["inputs"]["text"] = prompt
     for node in graph.values():
-        if "seed" in node["inputs"]:
-            node["inputs"]["seed"] = seed
+        node["inputs"] |= {
+            name: everywhere[name] for name in everywhere.keys() & node["inputs"].keys()
+        }
 
 
 async def upload(session: Session, path: Path) -> str:
@@ -81,17 +82,28 @@ async def follow(socket: aiohttp.ClientWebSocketResponse, graph: Graph, run: str
         kind, data = said["type"], said["data"]
         if data.get("prompt_id") != run:
             continue
-        if kind == "executing" and data["node"]:
-            print(graph[data["node"]]["_meta"]["title"], flush=True)
-        elif kind == "progress":
-            print(f"  {data['value']:g} of {data['max']:g}", flush=True)
-        elif kind == "execution_error":
-            raise FailedError(f"{data['node_type']}: {data['exception_message'].strip()}")
-        elif kind == "execution_interrupted":
-            raise FailedError(f"interrupted in {data['node_type']}")
-        elif kind == "execution_success":
+        if kind == "execution_success":
+            print()
             return
+        show(kind, data, graph)
     raise FailedError("ComfyUI has gone away")
+
+
+def show(kind: str, data: dict[str, Any], graph: Graph) -> None:
+    """Show one message: a line for each node, on which its progress counts up.
+
+    Raises:
+        FailedError: it is the last, and no good one.
+    """
+    if kind == "executing" and data["node"]:
+        print(f"\n{graph[data['node']]['_meta']['title']}", end="", flush=True)
+    elif kind == "progress":
+        title = graph[data["node"]]["_meta"]["title"]
+        print(f"\r{title}: {data['value']:g} of {data['max']:g}", end="", flush=True)
+    elif kind == "execution_error":
+        raise FailedError(f"{data['node_type']}: {data['exception_message'].strip()}")
+    elif kind == "execution_interrupted":
+        raise FailedError(f"interrupted in {data['node_type']}")
 
 
 async def fetch(session: Session, graph: Graph, run: str) -> bytes:
@@ -115,7 +127,8 @@ async def make_video(options: argparse.Namespace) -> None:
     client = uuid.uuid4().hex
     async with Session(options.server, raise_for_status=True) as session:
         picture = await upload(session, options.picture)
-        fill_in(graph, picture=picture, prompt=options.prompt, seed=options.seed)
+        numbers = {"seed": options.seed, "pixel_frames": options.frames}
+        fill_in(graph, picture=picture, prompt=options.prompt, **numbers)
         # Listen first: a run whose parts are all known already ends at once.
         address = f"/ws?clientId={client}"
         async with session.ws_connect(address, max_msg_size=0) as socket:
@@ -131,13 +144,14 @@ def main() -> int:
     read.add_argument("prompt")
     read.add_argument("video", type=Path)
     read.add_argument("--seed", type=int, default=7)
+    read.add_argument("--frames", type=int, default=49, help="4n+1")
     read.add_argument("--graph", default="swift-tiny", help="a name in workflows/api")
     read.add_argument("--server", default="http://127.0.0.1:8188")
     options = read.parse_args()
     try:
         asyncio.run(make_video(options))
     except (FailedError, OSError, aiohttp.ClientError) as error:
-        print(f"headless: {error}", file=sys.stderr)
+        print(f"\nheadless: {error}", file=sys.stderr)
         return 1
     print(options.video)
     return 0

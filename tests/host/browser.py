@@ -181,11 +181,13 @@ class Page:
             time.sleep(0.1)
         raise TimeoutError(f"not within {timeout} s: {code}; console: {self.console[-8:]}")
 
-    def click(self, x: float, y: float) -> None:
+    def click(self, x: float, y: float, *, times: int = 1) -> None:
         """Press and release the left button at a place of the viewport."""
-        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for count in range(1, times + 1):
+            button = {"x": x, "y": y, "button": "left", "clickCount": count}
+            self.call("Input.dispatchMouseEvent", type="mousePressed", **button)
+            self.call("Input.dispatchMouseEvent", type="mouseReleased", **button)
 
     def screenshot(self, path: Path) -> None:
         """Write what is seen, as a PNG or a JPEG by the suffix."""

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from tests.host.browser import Browser, NoBrowserError
 from tests.host.finding import NoHostError, find_host
 from tests.host.inside import run_inside
 from tests.host.server import Server
@@ -27,6 +28,18 @@ def server(host, tmp_path_factory):
     """One ComfyUI for the whole run, with the pack and the tests' own nodes in it."""
     with Server(host, tmp_path_factory.mktemp("comfyui")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser for the page."""
+    try:
+        opened = Browser()
+    except NoBrowserError as reason:
+        _absent[:] = [str(reason)]
+        pytest.skip(str(reason))
+    with opened:
+        yield opened
 
 
 @pytest.fixture
