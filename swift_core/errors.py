@@ -35,3 +35,7 @@ class MediaError(SwiftError):
 
 class OutputError(SwiftError):
     """A place on disk that cannot be written."""
+
+
+class BudgetError(SwiftError):
+    """A run that does not fit into the memory there is."""

@@ -14,6 +14,9 @@ from ...swift_core.progress import Observer, ignore
 from ...swift_core.stages.runtime import Runtime
 from ...swift_core.weights.model_set import Slot
 
+SHARE_OF_FREE = 0.85
+"""Of the memory that ComfyUI says is free: a convolution's own workspace takes some too."""
+
 ConfigT = TypeVar("ConfigT")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -86,10 +89,13 @@ def managed_slot(slot: Slot[ConfigT, ModuleT], precision: Precision) -> Slot[Con
 
 
 def make_runtime(precision: Precision, observe: Observer = ignore) -> Runtime:
-    """Compute where ComfyUI computes."""
-    return Runtime(
-        device=comfy.model_management.get_torch_device(), precision=precision, observe=observe
-    )
+    """Compute where ComfyUI computes, in the memory that it says is free."""
+    device = comfy.model_management.get_torch_device()
+
+    def free_nbytes() -> int:
+        return int(SHARE_OF_FREE * comfy.model_management.get_free_memory(device))
+
+    return Runtime(device=device, precision=precision, observe=observe, free_nbytes=free_nbytes)
 
 
 def stop_if_interrupted(*_: object) -> None:

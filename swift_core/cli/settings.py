@@ -90,7 +90,14 @@ def choose_runtime(device: str, observe: Observer) -> Runtime:
         device=torch.device("cuda" if on_cuda else "cpu"),
         precision=BF16 if on_cuda else FP32,
         observe=observe,
+        free_nbytes=_free_on_card if on_cuda else None,
     )
+
+
+def _free_on_card() -> int:
+    """Tell what is free on the card, less what a convolution's own workspace takes."""
+    torch.cuda.empty_cache()
+    return int(0.85 * torch.cuda.mem_get_info()[0])
 
 
 def check_distinct(inputs: Mapping[str, Path | None], outputs: Mapping[str, Path | None]) -> None:

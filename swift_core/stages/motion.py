@@ -7,7 +7,7 @@ the picture followed by nothing; it comes as two experts, one for each end of th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -141,7 +141,7 @@ def make_motion(
     given = encode_first(
         runtime.load(vae),
         first,
-        latent_frames=1 if is_anchored else latent_shape.latent_frames,
+        shape=replace(shape, pixel_frames=1) if is_anchored else shape,
         runtime=runtime,
     )
     sample_clip = _sample_own_anchored if is_anchored else _sample_masked
@@ -164,7 +164,7 @@ def decode_motion(
 
 
 def encode_first(
-    vae: WanVAE, first: Float[Tensor, "1 h w 3"], *, latent_frames: int, runtime: Runtime
+    vae: WanVAE, first: Float[Tensor, "1 h w 3"], *, shape: PixelShape, runtime: Runtime
 ) -> Float[Tensor, "1 c t i j"]:
     """Encode the picture as frame 0, followed by middle grey up to the clip's length."""
     pixels = to_pixels(first, runtime)
@@ -172,13 +172,13 @@ def encode_first(
 
     def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
         yield pixels
-        for _ in range(latent_frames - 1):
+        for _ in range(1, shape.pixel_frames, vae.config.compression.time):
             yield grey
 
     return encode_clip(
         vae,
         chunks(),
-        latent_frames=latent_frames,
+        shape=shape,
         phase=Phase.MOTION_CONDITION,
         runtime=runtime,
     )

@@ -4,16 +4,24 @@ A clip is ``"p h w 3"`` in [0, 1] on the CPU (ComfyUI's IMAGE batch); a VAE work
 ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, then ``time`` each.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 
 import torch
 from einops import rearrange
 
-from ..progress import Phase, observed
+from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
+from ..progress import Phase, Progress, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
+from ..vae.bands import WHOLE, Banding
+from ..vae.memory import VaePlan, finer, plan_decode, plan_encode
 from .runtime import Runtime
+
+_log = logging.getLogger(__name__)
+
+Planner = Callable[..., VaePlan]
 
 
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
@@ -36,18 +44,21 @@ def encode_clip(
     vae: WanVAE,
     chunks: Iterable[Float[Tensor, "1 3 p h w"]],
     *,
-    latent_frames: int,
+    shape: PixelShape,
     phase: Phase,
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t h w"]:
     """Encode a stream of pixel chunks into a latent, fp32, allocated once.
 
     Args:
-        latent_frames: how many chunks there are.
+        shape: of all chunks together.
+
+    Raises:
+        BudgetError: if the runtime's memory is too small for it.
     """
-    stream = observed(
-        vae.encode_stream(chunks), phase=phase, steps=latent_frames, observe=runtime.observe
-    )
+    latent_frames = latent_frames_of(shape.pixel_frames, time=vae.config.compression.time)
+    stream = vae.encode_stream(chunks, banding=_banding(plan_encode, vae, shape, runtime))
+    stream = observed(stream, phase=phase, steps=latent_frames, observe=runtime.observe)
     latent: Tensor | None = None
     for index, frame in enumerate(stream):
         if latent is None:
@@ -61,8 +72,47 @@ def encode_clip(
 def decode_clip(
     vae: WanVAE, latent: Float[Tensor, "1 c t h w"], *, phase: Phase, runtime: Runtime
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
-    """Decode a latent as a stream of clips of 1, then 4 frames each, in order."""
-    stream = vae.decode_stream(runtime.place(latent))
-    steps = latent.shape[2]
-    for pixels in observed(stream, phase=phase, steps=steps, observe=runtime.observe):
-        yield to_clip(pixels)
+    """Decode a latent as a stream of clips of 1, then 4 frames each, in order.
+
+    Where memory runs out all the same, it begins again with finer bands; what has been given is
+    not given twice, and the frames are the same.
+
+    Raises:
+        BudgetError: if the runtime's memory is too small for it.
+    """
+    size, steps = vae.config.compression, latent.shape[2]
+    shape = PixelShape(
+        pixel_frames=pixel_frames_of(steps, time=size.time),
+        height=size.space * latent.shape[3],
+        width=size.space * latent.shape[4],
+    )
+    banding = _banding(plan_decode, vae, shape, runtime)
+    placed, given = runtime.place(latent), 0
+    while True:
+        try:
+            for pixels in islice(vae.decode_stream(placed, banding=banding), given, None):
+                clip = to_clip(pixels)
+                given += 1
+                runtime.observe(Progress(phase=phase, step=given, steps=steps))
+                yield clip
+        except torch.cuda.OutOfMemoryError:
+            less = finer(banding, vae.config)
+            if less is None:
+                raise
+            _log.warning("out of memory after %d chunks: going on with %s", given, less)
+            banding = less
+        else:
+            return
+
+
+def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) -> Banding:
+    """Choose bands by the memory that there is."""
+    if runtime.free_nbytes is None:
+        return WHOLE
+    made = plan(
+        vae.config,
+        shape,
+        compute=runtime.precision.compute,
+        budget_nbytes=runtime.free_nbytes(),
+    )
+    return made.banding

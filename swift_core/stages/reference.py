@@ -11,7 +11,6 @@ from ..errors import MediaError
 from ..geometry import (
     OUTPUT_MULTIPLE,
     PixelShape,
-    latent_frames_of,
     nearest_multiple,
     nearest_pixel_frames,
 )
@@ -92,7 +91,7 @@ def build_reference(
     return encode_clip(
         vae,
         chunks(),
-        latent_frames=latent_frames_of(output.pixel_frames, time=time),
+        shape=output,
         phase=Phase.REFERENCE,
         runtime=runtime,
     )

@@ -1,5 +1,6 @@
 """Where a run computes, in which number formats, and who is told."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,11 +24,13 @@ class Runtime:
         device: where models and latents are.
         precision: number formats of the models; latents are fp32 between steps.
         observe: told of every step and chunk; what it raises passes through every stage.
+        free_nbytes: asked how much memory a VAE may take beside its weights; None: as it wants.
     """
 
     device: torch.device
     precision: Precision
     observe: Observer = ignore
+    free_nbytes: Callable[[], int] | None = None
 
     def load(self, slot: Slot[ConfigT, ModuleT]) -> ModuleT:
         """Load a model of a set onto the device; it is gone when the caller lets go of it."""

@@ -28,10 +28,12 @@ class Banding:
     Attributes:
         levels: levels next to the pixels that run in bands; 0 runs whole frames everywhere.
         bands: into how many parts the height is cut; more than there are rows are as many as rows.
+        parks: whether the causal state of a band waits in host memory for its next turn.
     """
 
     levels: int
     bands: int
+    parks: bool = False
 
     def __post_init__(self) -> None:
         if self.levels < 0 or self.bands < 1:
@@ -54,7 +56,7 @@ def run_in_bands(
     features: Float[Tensor, "b c t h w"],
     cache: TailCache,
     *,
-    bands: int,
+    banding: Banding,
     scale: Fraction,
 ) -> Float[Tensor, "b d u i j"]:
     """Run local layers band by band; equal to ``run_layers`` on whole frames.
@@ -63,7 +65,7 @@ def run_in_bands(
         cache: gets a state for each band.
         scale: rows of the output for each row of the input.
     """
-    height = features.shape[3]
+    height, bands = features.shape[3], banding.bands
     whole = scale * height
     assert whole.denominator == 1, "sizes have been checked"
     out: Tensor | None = None
@@ -76,7 +78,11 @@ def run_in_bands(
         read = rows_read(layers, wanted).aligned(scale.denominator).within(height)
         part = features[:, :, :, read.first : read.end]
         part = part.contiguous(memory_format=torch.channels_last_3d)
-        made = run_layers(layers, part, cache.part(band))
+        state = cache.part(band)
+        state.wake(features.device)
+        made = run_layers(layers, part, state)
+        if banding.parks:
+            state.park()
         first = wanted.first - int(scale * read.first)
         made = made[:, :, :, first : first + wanted.end - wanted.first]
         if out is None:

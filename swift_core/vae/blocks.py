@@ -31,11 +31,28 @@ class RMSNorm(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c *thw"]) -> Float[Tensor, "b c *thw"]:
         """Normalise in fp32 and return the format that came in."""
+        if features.ndim == 4:
+            return self._normalise(features)
+        # Frame by frame: of what fp32 takes, one frame is there at a time.
+        out = torch.empty_like(features, memory_format=torch.channels_last_3d)
+        for frame, normed in zip(features.unbind(2), out.unbind(2), strict=True):
+            normed.copy_(self._normalise(frame))
+        return out
+
+    def _normalise(self, frame: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         # One layout, so that a pixel's sum has one order, whatever picture it is part of.
-        pixels = features.movedim(1, -1).contiguous()
+        pixels = frame.movedim(1, -1).contiguous()
         normed = F.rms_norm(pixels, pixels.shape[-1:], eps=NORM_EPS).movedim(-1, 1)
         # In place, so that an fp32 gamma does not widen 16-bit features to a second copy.
-        return normed.mul_(self.gamma)
+        return normed.mul_(self.gamma.view(-1, 1, 1))
+
+
+class Activation(nn.SiLU):
+    """SiLU on what a norm has just made: in place, unless gradients need it."""
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:  # noqa: A002 - torch's name
+        """Activate."""
+        return F.silu(input, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(CausalModule):
@@ -46,10 +63,10 @@ class ResidualBlock(CausalModule):
         self.residual = CausalStack(
             (
                 RMSNorm(in_dim),
-                nn.SiLU(),
+                Activation(),
                 CausalConv3d(in_dim, dim, (3, 3, 3)),
                 RMSNorm(dim),
-                nn.SiLU(),
+                Activation(),
                 nn.Identity(),  # dropout, in training by Wan
                 CausalConv3d(dim, dim, (3, 3, 3)),
             )
@@ -193,30 +210,42 @@ def average_down(features: Float[Tensor, "b c t h w"], level: Level) -> Float[Te
     return rearrange(groups, "b t h w (d g) -> b d t h w g", d=level.dim).mean(-1)
 
 
-def duplicate_up(
-    features: Float[Tensor, "b c t h w"], level: Level, *, frames: int
-) -> Float[Tensor, "b d u i j"]:
-    """Take the shortcut of an enlarging level: each value, repeated, fills a group of neighbours.
+def add_duplicates(
+    out: Float[Tensor, "b d u i j"], features: Float[Tensor, "b c t h w"], level: Level
+) -> None:
+    """Take the shortcut of an enlarging level: add each value to a group of finer neighbours.
 
     Args:
-        frames: how many to give, the last ones: a first chunk is not doubled in time.
+        out: the longer way's result, added to in place; of a first chunk, which is not doubled in
+            time, it has the last frames only.
     """
     copies = level.dim * level.factor // level.in_dim
-    values = repeat(features, "b c t h w -> b t h w (c n)", n=copies)
-    wide = rearrange(
-        values,
-        "b t h w (d r p q) -> b (t r) (h p) (w q) d",
-        r=level.time,
-        p=level.space,
-        q=level.space,
-    )
-    return wide[:, -frames:].movedim(-1, 1)
+    missing = features.shape[2] * level.time - out.shape[2]
+    fine = torch.arange(level.dim, device=features.device) * level.factor
+    for place in range(level.factor):
+        rest, right = divmod(place, level.space)
+        late, low = divmod(rest, level.space)
+        # Frames of ``out`` that stand at this place, and the coarse frames that they belong to.
+        first = (late - missing) % level.time
+        begin = (first + missing) // level.time
+        values = features[:, (fine + place) // copies, begin:]
+        out[:, :, first :: level.time, low :: level.space, right :: level.space] += values
 
 
 def _per_frame(
     layer: nn.Module, features: Float[Tensor, "b c t h w"]
 ) -> Float[Tensor, "b d t i j"]:
-    """Apply a layer for pictures to each frame; it may leave the layout, so that is set right."""
-    frames: Tensor = layer(rearrange(features, "b c t h w -> (b t) c h w"))
-    frames = rearrange(frames, "(b t) c h w -> b c t h w", b=len(features))
-    return frames.contiguous(memory_format=torch.channels_last_3d)
+    """Apply a layer for pictures to each frame, one at a time: its intermediates are as large."""
+    out: Tensor | None = None
+    for index, frame in enumerate(features.unbind(2)):
+        made: Tensor = layer(frame)
+        if out is None:
+            out = torch.empty(
+                (*made.shape[:2], features.shape[2], *made.shape[2:]),
+                device=made.device,
+                dtype=made.dtype,
+                memory_format=torch.channels_last_3d,
+            )
+        out[:, :, index] = made
+    assert out is not None, "a chunk has frames"
+    return out

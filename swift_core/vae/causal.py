@@ -107,6 +107,30 @@ def _left_to_fallback(features: Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parked:
+    """A tail in host memory; of one without content (device meta) only its size is left."""
+
+    values: Tensor | None
+    size: torch.Size
+    dtype: torch.dtype
+
+    def wake(self, device: torch.device) -> Tensor:
+        """Bring the tail back."""
+        if self.values is not None:
+            return self.values.to(device, non_blocking=True)
+        return torch.empty(self.size, dtype=self.dtype, device=device)
+
+
+def _park(tail: Tensor) -> _Parked:
+    values: Tensor | None = None
+    if not tail.is_meta:
+        # Pinned, so that the copy does not wait; copies of one stream keep their order.
+        values = torch.empty_like(tail, device="cpu", pin_memory=tail.is_cuda)
+        values.copy_(tail, non_blocking=True)
+    return _Parked(values=values, size=tail.shape, dtype=tail.dtype)
+
+
 class TailCache:
     """Hold the causal state of one clip: for each convolution, the last frames it has read.
 
@@ -117,10 +141,21 @@ class TailCache:
     def __init__(self) -> None:
         self._tails: dict[CausalConv3d, Tensor] = {}
         self._parts: dict[int, TailCache] = {}
+        self._parked: dict[CausalConv3d, _Parked] = {}
 
     def part(self, number: int) -> "TailCache":
         """Give the state of one band of the clip; see ``bands``."""
         return self._parts.setdefault(number, TailCache())
+
+    def park(self) -> None:
+        """Move the tails to host memory, until ``wake``."""
+        self._parked = {conv: _park(tail) for conv, tail in self._tails.items()}
+        self._tails = {}
+
+    def wake(self, device: torch.device) -> None:
+        """Bring the tails back from host memory."""
+        self._tails.update((conv, parked.wake(device)) for conv, parked in self._parked.items())
+        self._parked = {}
 
     def __contains__(self, conv: CausalConv3d) -> bool:
         return conv in self._tails
@@ -128,11 +163,11 @@ class TailCache:
     @property
     def is_new(self) -> bool:
         """Whether no chunk has been read yet."""
-        return not self._tails and not self._parts
+        return not (self._tails or self._parts or self._parked)
 
     @property
     def nbytes(self) -> int:
-        """Memory held by the tails."""
+        """Memory held by the tails that are not parked."""
         tails = sum(tail.nbytes for tail in self._tails.values())
         return tails + sum(part.nbytes for part in self._parts.values())
 
@@ -140,6 +175,7 @@ class TailCache:
         """Copy the state; the tensors are shared, because nobody writes to them."""
         twin = TailCache()
         twin._tails = dict(self._tails)
+        twin._parked = dict(self._parked)
         twin._parts = {number: part.clone() for number, part in self._parts.items()}
         return twin
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..shapes import Float, Tensor
 from .bands import WHOLE, Banding, run_in_bands
-from .blocks import ResidualBlock, RMSNorm, Upsample, duplicate_up, middle_blocks
+from .blocks import Activation, ResidualBlock, RMSNorm, Upsample, add_duplicates, middle_blocks
 from .causal import CausalConv3d, CausalModule, CausalStack, Rows, TailCache, run_layers
 from .config import Level, VAEConfig
 
@@ -34,7 +34,8 @@ class UpLevel(CausalModule):
         out = self.upsamples(features, cache)
         if self.level.factor == 1:
             return out
-        return out.add_(duplicate_up(features, self.level, frames=out.shape[2]))
+        add_duplicates(out, features, self.level)
+        return out
 
 
 class Decoder(CausalModule):
@@ -54,7 +55,7 @@ class Decoder(CausalModule):
         self.upsamples = CausalStack([layer for level in layers for layer in level])
         self._entries = [len(level) for level in layers]
         self.head = CausalStack(
-            (RMSNorm(outer), nn.SiLU(), CausalConv3d(outer, config.pixel_channels, (3, 3, 3)))
+            (RMSNorm(outer), Activation(), CausalConv3d(outer, config.pixel_channels, (3, 3, 3)))
         )
 
     def forward(
@@ -76,7 +77,7 @@ class Decoder(CausalModule):
         if banding.is_whole:
             return run_layers(rest, features, cache)
         scale = Fraction(prod(level.space for level in self.levels[first:]))
-        return run_in_bands(rest, features, cache, bands=banding.bands, scale=scale)
+        return run_in_bands(rest, features, cache, banding=banding, scale=scale)
 
 
 def _layers(level: Level) -> list[nn.Module]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..shapes import Float, Tensor
 from .bands import WHOLE, Banding, run_in_bands
-from .blocks import Downsample, ResidualBlock, RMSNorm, average_down, middle_blocks
+from .blocks import Activation, Downsample, ResidualBlock, RMSNorm, average_down, middle_blocks
 from .causal import CausalConv3d, CausalModule, CausalStack, Rows, TailCache, run_layers
 from .config import Level, VAEConfig
 
@@ -51,7 +51,7 @@ class Encoder(CausalModule):
         self.head = CausalStack(
             (
                 RMSNorm(inner),
-                nn.SiLU(),
+                Activation(),
                 CausalConv3d(inner, 2 * config.latent_channels, (3, 3, 3)),
             )
         )
@@ -73,7 +73,7 @@ class Encoder(CausalModule):
             features = run_layers(begin, features, cache)
         else:
             scale = Fraction(1, prod(level.space for level in self.levels[: banding.levels]))
-            features = run_in_bands(begin, features, cache, bands=banding.bands, scale=scale)
+            features = run_in_bands(begin, features, cache, banding=banding, scale=scale)
         rest = [*self.downsamples[cut:], self.middle, self.head]
         return run_layers(rest, features, cache)
 

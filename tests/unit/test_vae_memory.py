@@ -1,0 +1,150 @@
+"""What a VAE takes, before it takes it; and what happens when it is not there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from swift_core.errors import BudgetError
+from swift_core.geometry import PixelShape
+from swift_core.progress import Phase
+from swift_core.stages.pixels import decode_clip, encode_clip
+from swift_core.vae.bands import WHOLE, Banding
+from swift_core.vae.causal import TailCache
+from swift_core.vae.config import WAN22_VAE
+from swift_core.vae.memory import (
+    LiveBytes,
+    decode_peak,
+    encode_peak,
+    finer,
+    plan_decode,
+    plan_encode,
+)
+from tests.models import RUNTIME, small_vae
+
+VAE = small_vae(encoder_dim=32, decoder_dim=32)
+SHAPE = PixelShape(pixel_frames=9, height=160, width=48)
+LATENT = torch.randn(1, 8, 3, 20, 6, generator=torch.Generator().manual_seed(0))
+BANDINGS = (
+    WHOLE,
+    Banding(levels=2, bands=3),
+    Banding(levels=2, bands=4, parks=True),
+    Banding(levels=3, bands=2, parks=True),
+)
+
+
+def measure(work):
+    """Give what three chunks have alive at the most, beside the weights."""
+    cache = TailCache()
+    with torch.no_grad(), LiveBytes() as alive:
+        for chunk in range(3):
+            work(chunk, cache)
+    return alive.peak
+
+
+@pytest.mark.parametrize("banding", BANDINGS, ids=str)
+def test_the_prediction_is_what_is_measured(banding):
+    """On the CPU a parked state counts too, because it stands in the same memory."""
+
+    def decode(_chunk, cache):
+        latent = torch.zeros(1, 8, 1, 20, 6)
+        VAE.decode_chunk(latent, cache=cache, banding=banding)
+
+    def encode(chunk, cache):
+        pixels = torch.zeros(1, 3, 4 if chunk else 1, 160, 48)
+        VAE.encode_chunk(pixels, cache=cache, banding=banding)
+
+    for work, peak_of in ((decode, decode_peak), (encode, encode_peak)):
+        predicted = peak_of(VAE.config, 160, 48, torch.float32, banding)
+        measured = measure(work)
+        if banding.parks:
+            assert predicted.working_nbytes < measured
+        else:
+            assert predicted.working_nbytes == pytest.approx(measured, rel=0.02)
+    weights = sum(tensor.nbytes for tensor in VAE.parameters())
+    assert predicted.weights_nbytes == weights
+
+
+def test_parking_brings_2k_into_a_small_card():
+    """Whole, the causal state alone has 13 GB (numbers.md)."""
+    shape = PixelShape(pixel_frames=81, height=1408, width=2560)
+
+    def plan(gigabytes):
+        budget = int(gigabytes * 1e9)
+        return plan_decode(WAN22_VAE, shape, compute=torch.bfloat16, budget_nbytes=budget)
+
+    whole = plan(80)
+    assert whole.banding == WHOLE
+    assert whole.peak.state_nbytes == pytest.approx(12.9e9, rel=0.01)
+    small = plan(12.6)
+    assert small.banding.parks
+    assert small.peak.working_nbytes <= 12.6e9
+
+
+def test_cheap_bands_come_first_and_none_is_said():
+    def plan(what, nbytes):
+        return what(VAE.config, SHAPE, compute=torch.float32, budget_nbytes=nbytes)
+
+    whole = plan(plan_decode, 10**9)
+    assert whole.banding == WHOLE
+    banded = plan(plan_decode, whole.peak.working_nbytes - 1)
+    assert banded.banding.bands == 2
+    assert not banded.banding.parks
+    with pytest.raises(BudgetError, match=r"decoding 48x160 takes at least 0\.0 GB, 0\.0 GB are"):
+        plan(plan_decode, 1000)
+    with pytest.raises(BudgetError, match=r"encoding 48x160 takes at least"):
+        plan(plan_encode, 1000)
+
+
+def test_finer_bands_end():
+    banding, steps = WHOLE, []
+    while (banding := finer(banding, WAN22_VAE)) is not None:
+        steps.append(banding)
+    assert steps[0] == Banding(levels=2, bands=2)
+    assert steps[-1] == Banding(levels=4, bands=64, parks=True)
+    assert len(steps) == len(set(steps)) < 20
+
+
+def test_a_budget_chooses_bands_and_the_frames_are_the_same():
+    tight = decode_peak(VAE.config, 160, 48, torch.float32, WHOLE).working_nbytes - 1
+    runtime = replace(RUNTIME, free_nbytes=lambda: tight)
+    made = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=runtime)))
+    whole = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=RUNTIME)))
+    assert torch.equal(made, whole)
+
+    def encode(runtime):
+        pixels = torch.linspace(-1, 1, 3 * 9 * 160 * 48).view(1, 3, 9, 160, 48)
+        chunks = iter(pixels.split([1, 4, 4], dim=2))
+        return encode_clip(VAE, chunks, shape=SHAPE, phase=Phase.REFERENCE, runtime=runtime)
+
+    tight = encode_peak(VAE.config, 160, 48, torch.float32, WHOLE).working_nbytes - 1
+    assert torch.equal(encode(runtime), encode(RUNTIME))
+
+
+def test_running_out_of_memory_in_the_middle_loses_nothing(monkeypatch, caplog):
+    whole = list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=RUNTIME))
+    decode_chunk, tried = VAE.decode_chunk, []
+
+    def fails_while_whole(latent, *, cache, banding, **more):
+        tried.append(banding)
+        if banding == WHOLE and tried.count(WHOLE) == 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return decode_chunk(latent, cache=cache, banding=banding, **more)
+
+    monkeypatch.setattr(VAE, "decode_chunk", fails_while_whole)
+    seen = []
+    runtime = replace(RUNTIME, observe=seen.append)
+    made = list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=runtime))
+    assert [len(chunk) for chunk in made] == [1, 4, 4]
+    assert torch.equal(torch.cat(made), torch.cat(whole))
+    assert [progress.step for progress in seen] == [1, 2, 3]
+    assert "out of memory after 2 chunks: going on with Banding(levels=2, bands=2" in caplog.text
+
+
+def test_memory_that_is_never_enough_is_an_error_and_no_loop(monkeypatch):
+    def fails(*_args, **_more):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(VAE, "decode_chunk", fails)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=RUNTIME))
