@@ -54,19 +54,20 @@ async def queue(session: Session, graph: Graph, client: str) -> str:
     """Queue a graph; give the name of this run.
 
     Raises:
-        FailedError: ComfyUI refuses it.
+        FailedError: ComfyUI refuses it, or a part of it.
     """
     body = {"prompt": graph, "client_id": client}
     async with session.post("/prompt", json=body, raise_for_status=False) as answer:
         said = await answer.json()
-    if "prompt_id" in said:
-        return said["prompt_id"]
+    # ComfyUI runs what it can of a graph: also where something is wrong, there may be a run.
     complaints = [
         f"{node['class_type']}: {error['message']} ({error['details']})"
         for node in (said.get("node_errors") or {}).values()
         for error in node["errors"]
     ]
-    raise FailedError("; ".join(complaints) or said["error"]["message"])
+    if complaints or "prompt_id" not in said:
+        raise FailedError("; ".join(complaints) or said["error"]["message"])
+    return said["prompt_id"]
 
 
 async def follow(socket: aiohttp.ClientWebSocketResponse, graph: Graph, run: str) -> None:
