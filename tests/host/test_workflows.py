@@ -20,7 +20,7 @@ from tests.host.small_models import TEXT_DIM, write_models
 from tests.page import NAMES, WORKFLOWS, all_schemas, read_api, read_ui, to_api
 from tests.schemas import recorded, schema_of, schemas_of
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 BUNDLED = ("swift-tiny", "your-own-motion")
 FULL = ("2k-on-24gb", "low-vram", "core-model")

@@ -21,7 +21,7 @@ _SWIFT_TINY = """\
    rotate clockwise · rotate counterclockwise*, and two of them together.
 3. Press **Run**.
 
-The models are **swift-tiny**. They come with the pack, a few megabytes, and run on any computer, \
+The models are **swift-tiny**. They come with the pack and run on any computer, \
 without a graphics card too. They know camera moves over a picture and nothing else: this graph \
 shows how everything works, at 512x320. For 2K open the template **2k-on-24gb**.
 
@@ -36,7 +36,8 @@ and what is finished before it. Memory does not grow with the length.
 ## What to change
 
 - **pixel_frames**: the length. 49 frames are 3 seconds, 81 are 5. Always 4n+1: 17, 33, 49, 65, 81.
-- **segment_length**, **neighbors**: the plan under *Segment Overlap Config* shows what they do.
+- **segment_length**, **neighbors**: how Stage II works through the clip. *Segment Overlap Config* \
+shows the plan for Wan2.2's models, *CSG 2K Sampler* what was done with these.
 - **codec**: prores for editing, ffv1 for no loss at all.
 - A long run that was cancelled or crashed goes on where it was: press Run again.
 """
