@@ -9,7 +9,7 @@ from ..swift_core.segments.plan import Interaction, RopePositions, SegmentSettin
 from ..swift_core.stages.plan import plan_generation
 from ..swift_core.weights.set_file import DEFAULT_RECIPE
 from .schema import advanced, make_schema
-from .settings import side_input
+from .settings import read_choice, side_input
 from .types import SegmentsType
 
 
@@ -138,8 +138,8 @@ class SegmentOverlapConfig(io.ComfyNode):
             segment_length=segment_length,
             neighbors=neighbors,
             right_neighbors=right_neighbors,
-            rope=RopePositions(rope),
-            interaction=Interaction(interaction),
+            rope=read_choice(RopePositions, "rope", rope),
+            interaction=read_choice(Interaction, "interaction", interaction),
         )
         output = PixelShape(pixel_frames=plan_frames, height=plan_height, width=plan_width)
         plan = plan_generation(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ..swift_core.errors import SegmentError
+from ..swift_core.errors import SegmentError, SwiftError
 from ..swift_core.flow.recipe import Recipe, SolverName
 from ..swift_core.weights.set_file import DEFAULT_RECIPE
 from .schema import advanced
@@ -76,6 +77,21 @@ def sampling_inputs() -> list[Any]:
     ]
 
 
+ChoiceT = TypeVar("ChoiceT", bound=Enum)
+
+
+def read_choice(kind: type[ChoiceT], name: str, value: str) -> ChoiceT:
+    """Read a choice; ComfyUI 0.3.64 hands on whatever a program has asked for.
+
+    Raises:
+        SwiftError: naming what there is.
+    """
+    known = [choice.value for choice in kind]
+    if value not in known:
+        raise SwiftError(f"{name} is {value!r}; choose one of {', '.join(known)}.")
+    return kind(value)
+
+
 def make_recipe(
     steps: int,
     cfg: float,
@@ -83,7 +99,12 @@ def make_recipe(
     solver: str = DEFAULT_RECIPE.solver.value,
 ) -> Recipe:
     """Turn the widgets into a recipe."""
-    return Recipe(steps=steps, cfg=cfg, sigma_shift=sigma_shift, solver=SolverName(solver))
+    return Recipe(
+        steps=steps,
+        cfg=cfg,
+        sigma_shift=sigma_shift,
+        solver=read_choice(SolverName, "solver", solver),
+    )
 
 
 def read_segment_seeds(text: str) -> dict[int, int]:

@@ -23,6 +23,7 @@ from .host.progress import NodeProgress
 from .host.vae import open_vae, vae_config, vae_precision
 from .host.video import written_video
 from .schema import advanced, make_schema
+from .settings import read_choice
 
 AUTOMATIC = -1
 
@@ -128,7 +129,7 @@ class VAEDecodeToVideo(io.ComfyNode):
         cls, samples: dict[str, Any], vae: Any, fps: float, codec: str, quality: int = AUTOMATIC
     ) -> io.NodeOutput:
         """Decode into a file in ComfyUI's temp folder, which ComfyUI empties itself."""
-        chosen = VideoCodec(codec)
+        chosen = read_choice(VideoCodec, "codec", codec)
         space = vae_config(vae).compression.space
         height, width = (space * side for side in samples["samples"].shape[-2:])
         name = f"swift_{uuid4().hex[:12]}{CODECS[chosen].suffixes[0]}"

@@ -13,6 +13,7 @@ from ...swift_core.weights.checkpoint import Checkpoint
 from ..types import CoreMotionModel
 from .files import (
     NONE,
+    WEIGHT_FORMATS,
     add_lora,
     check_dit,
     check_lora,
@@ -52,6 +53,10 @@ def load_own_files(
         CheckpointError: if a file is in the wrong slot or broken, or a stage lacks its VAE; no
             weight has been read then.
     """
+    if weight_format not in WEIGHT_FORMATS:
+        raise CheckpointError(
+            f"weight_format is {weight_format!r}; choose one of {', '.join(WEIGHT_FORMATS)}."
+        )
     files = {
         slot: inspect_file(slot, folder, chosen[slot])
         for slot, folder in _SLOTS.items()

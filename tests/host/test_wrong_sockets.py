@@ -52,8 +52,8 @@ def stage2(case, **changes):
     say(case, "CSG2KSampler", **inputs | changes)
 
 def other_vae():
-    import comfy.taesd.taehv
-    made = comfy.sd.VAE(sd=comfy.taesd.taehv.TAEHV(latent_channels=16).state_dict())
+    import comfy.taesd.taesd
+    made = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD().state_dict())
     made.throw_exception_if_invalid()
     return made
 
@@ -90,6 +90,12 @@ stage2("an odd size of the video", width=100, height=100)
 settings = NODES["SegmentOverlapConfig"].execute(2, 1, interaction="read-only").result[0]
 stage2("read-only with a MODEL", detail_model=ti2v, segments=settings)
 
+stage1("no such solver", solver="heun")
+say("no such rope", "SegmentOverlapConfig", segment_length=2, neighbors=1, rope="left")
+say("no such interaction", "SegmentOverlapConfig", segment_length=2, neighbors=1, interaction="no")
+video = {"samples": latent, "vae": vae, "fps": 16.0}
+say("no such codec", "SwiftVAEDecodeToVideo", **video, codec="mpeg")
+say("no such format", "LoadSwiftModels", models="my files", weight_format="fp4")
 to_video = {"fps": 16.0, "codec": "h264"}
 for node, more in (("SwiftVAEDecodeTiled", {}), ("SwiftVAEDecodeToVideo", to_video)):
     say(f"no VAE in {node}", node, samples=latent, vae=None, **more)
@@ -151,7 +157,7 @@ SAID = {
         "detail_model makes latents of 48 channels, the VAE 16: connect the vae that "
         "LoadSwiftModels gives beside it."
     ),
-    "another VAE": "the VAE input holds a TAEHV with 16 latent channels, which is not a Wan VAE; ",
+    "another VAE": "the VAE input holds a TAESD with 4 latent channels, which is not a Wan VAE; ",
     "seeds": (
         'segment_seeds: "x" cannot be read; write segment:seed, for example "2:77, 4:5", or leave '
         "it empty."
@@ -163,12 +169,19 @@ SAID = {
         "away: use bidirectional, or LoadSwiftModels' detail model."
     ),
 }
+SAID |= {  # programs only: the page offers none, and newer ComfyUIs refuse them themselves
+    "no such solver": "solver is 'heun'; choose one of euler, renoise, unipc.",
+    "no such rope": "rope is 'left'; choose one of global, local.",
+    "no such interaction": "interaction is 'no'; choose one of bidirectional, read-only.",
+    "no such codec": "codec is 'mpeg'; choose one of h264, hevc10, prores, ffv1.",
+    "no such format": "weight_format is 'fp4'; choose one of default, fp8_e4m3fn, ",
+}
 DECODERS_SAY = {
     "no VAE": (
         "there is no VAE: choose one in Load SwiftI2V Models, or its bundled set, or connect "
         "VAELoader."
     ),
-    "another VAE": "the VAE input holds a TAEHV with 16 latent channels, which is not a Wan VAE; ",
+    "another VAE": "the VAE input holds a TAESD with 4 latent channels, which is not a Wan VAE; ",
     "a picture": "the latent is 1x48x8x8; this VAE decodes clips of 48 channels (1x48xframes x ",
     "another latent": "the latent is 1x16x3x8x8; this VAE decodes clips of 48 channels ",
     "two clips": "the latent holds 2 clips; decode one at a time (LatentFromBatch).",
@@ -180,13 +193,23 @@ SAID |= {
 }
 
 
+OURS = ("SwiftError", "CheckpointError", "GeometryError", "PromptError", "SegmentError")
+
+
 @pytest.mark.parametrize("case", SAID)
 def test_sentences(said, case):
     """Whole, or how it begins; of our own kind of error, and before anything was encoded."""
     kind, words, brought = said[case]
     assert words.startswith(SAID[case])
     assert words.endswith(".")
-    assert kind in ("CheckpointError", "PromptError", "GeometryError", "SegmentError", "MediaError")
+    assert kind in (
+        "SwiftError",
+        "CheckpointError",
+        "PromptError",
+        "GeometryError",
+        "SegmentError",
+        "MediaError",
+    )
     assert not brought
 
 
