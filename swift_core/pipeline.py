@@ -16,7 +16,7 @@ from .segments.plan import SegmentSettings
 from .segments.sampler import check_segment_seeds
 from .shapes import Float, Tensor
 from .stages.motion import MotionSettings, make_motion
-from .stages.pixels import decode_clip
+from .stages.pixels import check_memory, decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import build_reference, check_motion
@@ -120,6 +120,7 @@ def generate(
         SwiftError: for settings that do not work.
     """
     made = plan(models, settings, motion=motion)
+    check_memory(models.detail_vae.config, made.output, runtime=runtime)
 
     def frames() -> Iterator[Tensor]:
         prompt = _encode_prompt(models, settings, runtime)

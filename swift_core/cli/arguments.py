@@ -191,4 +191,10 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, metavar="DIR", help="the set of models; default: the built-in one"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--vae-memory",
+        type=float,
+        metavar="GB",
+        help="memory of the VAEs beside their weights; default: what is free on the card",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -33,7 +33,7 @@ def run_decode(options: argparse.Namespace) -> int:
     if options.models is None:
         complain(models.description)
     with reserved(options.output, overwrite=options.overwrite), Bars(quiet=options.quiet) as bars:
-        runtime = choose_runtime(options.device, bars)
+        runtime = choose_runtime(options, bars)
         rate = options.fps or saved.frames_per_second
         write_stream(decode(models, saved.latent, runtime=runtime), options, rate=rate)
     say(str(options.output))

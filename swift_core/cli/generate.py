@@ -150,7 +150,7 @@ def _run(job: _Job, bars: Bars) -> float:
         job.models,
         job.picture,
         job.settings,
-        runtime=choose_runtime(options.device, bars),
+        runtime=choose_runtime(options, bars),
         motion=job.motion,
         keep=Keep(motion=keep_motion, latent=keep_latent),
     )

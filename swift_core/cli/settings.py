@@ -1,13 +1,13 @@
 """From words of the command line to checked values of the core."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..errors import OutputError, SwiftError
+from ..errors import BudgetError, OutputError, SwiftError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
@@ -76,12 +76,16 @@ def recipe(options: argparse.Namespace, usual: Recipe, *, prefix: str) -> Recipe
     return replace(usual, **changes)
 
 
-def choose_runtime(device: str, observe: Observer) -> Runtime:
+def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
     """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
 
     Raises:
         DeviceError: if CUDA is asked for and there is none.
+        BudgetError: if the VAEs are given no memory.
     """
+    device, gigabytes = options.device, options.vae_memory
+    if gigabytes is not None and not gigabytes > 0:
+        raise BudgetError(f"--vae-memory {gigabytes:g} is none; give the VAEs 1 GB or more.")
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")
@@ -90,8 +94,14 @@ def choose_runtime(device: str, observe: Observer) -> Runtime:
         device=torch.device("cuda" if on_cuda else "cpu"),
         precision=BF16 if on_cuda else FP32,
         observe=observe,
-        free_nbytes=_free_on_card if on_cuda else None,
+        free_nbytes=_free_nbytes(gigabytes, on_cuda=on_cuda),
     )
+
+
+def _free_nbytes(gigabytes: float | None, *, on_cuda: bool) -> Callable[[], int] | None:
+    if gigabytes is None:
+        return _free_on_card if on_cuda else None
+    return lambda: int(1e9 * gigabytes)
 
 
 def _free_on_card() -> int:

@@ -16,6 +16,7 @@ from ..progress import Phase, Progress, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
 from ..vae.bands import WHOLE, Banding
+from ..vae.config import VAEConfig
 from ..vae.memory import VaePlan, finer, plan_decode, plan_encode
 from .runtime import Runtime
 
@@ -103,6 +104,18 @@ def decode_clip(
             banding = less
         else:
             return
+
+
+def check_memory(config: VAEConfig, shape: PixelShape, *, runtime: Runtime) -> None:
+    """Refuse, before anything is loaded, a clip that a VAE cannot work on in this memory.
+
+    Raises:
+        BudgetError: saying what it would take.
+    """
+    if runtime.free_nbytes is not None:
+        compute, free = runtime.precision.compute, runtime.free_nbytes()
+        plan_encode(config, shape, compute=compute, budget_nbytes=free)
+        plan_decode(config, shape, compute=compute, budget_nbytes=free)
 
 
 def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) -> Banding:

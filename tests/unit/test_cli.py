@@ -51,6 +51,21 @@ def generate(tmp_path, picture):
     return run
 
 
+def test_little_memory_for_the_vaes_gives_the_same_video(generate, tmp_path):
+    size = ("--size", "64x448", "--codec", "ffv1")
+    assert generate(*size, output="whole.mkv") == 0
+    assert generate(*size, "--vae-memory", "0.032", output="bands.mkv") == 0
+    whole, bands = (read_video(tmp_path / name).frames for name in ("whole.mkv", "bands.mkv"))
+    # The built-in widths are no multiples of 32: last bits differ, and with them a rounding or two.
+    torch.testing.assert_close(bands, whole, rtol=0, atol=1.01 / 255)
+    assert (bands != whole).double().mean() < 1e-3
+
+
+def test_too_little_memory_is_said_before_anything_runs(generate, refuses):
+    refuses(lambda: generate("--vae-memory", "0"), "--vae-memory 0 is none")
+    refuses(lambda: generate("--vae-memory", "0.0001"), "takes at least", "0.0 GB are free")
+
+
 def write_clip(path, pixel_frames, height=16, width=32):
     with VideoWriter(
         path, codec=VideoCodec.FFV1, frames_per_second=Fraction(16), height=height, width=width
