@@ -41,6 +41,8 @@ def page(request, server, browser, inputs):  # noqa: ARG001 - uploaded before
         pytest.skip(f"{server.host} has no finished Nodes 2.0")
     opened = open_page(server, browser)
     set_up(opened, "Comfy.VueNodes.Enabled", RENDERERS[request.param])
+    # Its dialog would lie over the button of the next test.
+    set_up(opened, "Comfy.Workflow.ShowMissingModelsWarning", False)
     yield opened
     set_up(opened, "Comfy.VueNodes.Enabled", False)
 
