@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
-from ..swift_core.geometry import PixelShape, nearest_multiple, nearest_pixel_frames
+from ..swift_core.geometry import PixelShape, nearest_multiple
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Observer, Phase
@@ -60,7 +60,7 @@ class CSG2KSampler(io.ComfyNode):
                 "your picture, the motion clip and what is finished before it, so memory does not "
                 "grow with the length of the video."
             ),
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             search_aliases=["swifti2v stage 2", "2k video", "video upscale", "segment sampler"],
             inputs=[
                 io.MultiType.Input(
@@ -196,7 +196,7 @@ class CSG2KSampler(io.ComfyNode):
         observe = NodeProgress(_units(plan, made), Previewer(input_colours(vae)))
         sample = _prepare(detail_model, vae, guidance, settings, observe)
         reference = _reference(vae, image, motion, plan, observe)
-        store = open_store(cls.hidden.prompt, cls.hidden.unique_id, reference)
+        store = open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference)
         finished = finished_of(store, plan.segments, reference) if resume else Finished()
         latent = sample(reference, finished)
         store.discard()
@@ -258,7 +258,7 @@ def _prepare(
 def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
     """Give the video's size; 0 is four times the clip's, to the nearest multiple of 64.
 
-    The length is the clip's, or, where no video can have that, the nearest.
+    The length is the clip's, or, where no video can have that, the next below: clips can be cut.
     """
     frames, motion_height, motion_width = motion.shape[:3]
 
@@ -266,7 +266,7 @@ def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
         return asked or nearest_multiple(SIDE_OF_MOTION * of_motion, 64)
 
     return PixelShape(
-        pixel_frames=max(SHORTEST, nearest_pixel_frames(frames)),
+        pixel_frames=max(SHORTEST, frames - (frames - 1) % 4),
         height=side(height, motion_height),
         width=side(width, motion_width),
     )

@@ -138,7 +138,7 @@ def test_no_size_is_four_times_the_clip(server, whole):
     [
         (
             (16, 48, 32),
-            "the motion clip has 16 frames, the video is to have 17; cut or retime the clip to 17 "
+            "the motion clip has 16 frames, the video is to have 13; cut or retime the clip to 13 "
             "frames (a length is 4n+1).",
         ),
         (

@@ -54,7 +54,8 @@ been reckoned, not measured. *Segment Overlap Config* shows the plan before anyt
 {_MOTION_FIRST}
 ## What to change
 
-- **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Memory stays the same.
+- **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Stage II needs no more \
+memory for it, Stage I does.
 - **Faster Stage II**: *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
 cfg 1, solver renoise: a sixth of the work. Its licence is said to be CC BY-NC-SA 4.0, not for \
 commercial work: look it up.
@@ -67,7 +68,7 @@ commercial work: look it up.
 _LOW_VRAM = f"""\
 # For small cards
 
-One model for both stages, **Wan2.2-TI2V-5B**: 18 GB of files instead of 50, and 1280x704, of \
+One model for both stages, **Wan2.2-TI2V-5B**: 18 GB of files instead of 49, and 1280x704, of \
 which a segment is 3,520 tokens where 2K has 17,600. Nobody has measured it on a small card yet.
 
 1. Put the files below into their folders and press **R**.

@@ -57,8 +57,8 @@ shows, at the same place.
 ## The length
 
 A video has **4n+1** frames: 17, 33, 49, 65, 81 … *Cut* takes the first 49 of your clip. If the \
-clip has fewer, the sampler says how many it got: set *length* to the next 4n+1 below. To begin \
-later in the clip, raise *batch_index*.
+clip has fewer, the sampler says what *length* to set. To begin later in the clip, raise \
+*batch_index*.
 
 ## The size
 
