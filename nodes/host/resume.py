@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 
@@ -14,17 +14,20 @@ from ...swift_core.segments.sampler import Finished
 from ...swift_core.shapes import Float, Tensor
 from ...swift_core.weights.segment_store import SegmentStore, forget_old
 
+if TYPE_CHECKING:
+    from comfy_execution.graph import DynamicPrompt
+
 MOST_RUNS = 4
 """Stopped runs that are kept; a 2K run of 81 frames takes 60 MB."""
 
 
 def open_store(
-    graph: dict[str, Any], node: str, reference: Float[Tensor, "1 c t h w"]
+    graph: DynamicPrompt, node: str, reference: Float[Tensor, "1 c t h w"]
 ) -> SegmentStore:
     """Open the store of a run.
 
     Args:
-        graph: the prompt in API form: it names files, prompts and settings.
+        graph: the prompt, with what nodes have put into it: it names files, prompts, settings.
         node: id of the sampler in it; what does not lead to it does not matter.
         reference: the encoded picture and motion clip, whatever made them.
     """
@@ -48,15 +51,15 @@ def finished_of(store: SegmentStore, plan: SegmentPlan, reference: Tensor) -> Fi
     return Finished(targets=found, keep=store.save)
 
 
-def _ancestors(graph: dict[str, Any], node: str) -> dict[str, Any]:
+def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
     """Collect a node and everything that leads to it."""
     found: dict[str, Any] = {}
     waiting = [node]
     while waiting:
         name = waiting.pop()
-        if name in found or name not in graph:
+        if name in found or not graph.has_node(name):
             continue
-        entry = graph[name]
+        entry = graph.get_node(name)
         found[name] = [entry["class_type"], entry["inputs"]]
         for value in entry["inputs"].values():
             if isinstance(value, list) and len(value) == 2:  # a link: node id and output

@@ -103,6 +103,32 @@ def test_another_seed_begins_anew(server):
     assert not unfinished(server)
 
 
+def test_nodes_that_a_loop_has_made_are_told_apart(inside):
+    """They are not in the graph that was queued; what leads to them still tells runs apart."""
+    names = inside(
+        SMALL
+        + """
+from comfy_execution.graph import DynamicPrompt
+open_store = core("nodes.host.resume").open_store
+reference = noise(1, 48, 3, 4, 4, seed=1)
+
+def name(seed, text="pan left", other=0, reference=reference):
+    prompt = DynamicPrompt({"1": {"class_type": "Loop", "inputs": {"other": other}}})
+    words = {"class_type": "CLIPTextEncode", "inputs": {"text": text}}
+    sampler = {"class_type": "CSG2KSampler", "inputs": {"seed": seed, "positive": ["1.0.1", 0]}}
+    prompt.add_ephemeral_node("1.0.1", words, "1", "1")
+    prompt.add_ephemeral_node("1.0.2", sampler, "1", "1")
+    return open_store(prompt, "1.0.2", reference).folder.name
+
+result = [name(1), name(1), name(1, other=5), name(2), name(1, "pan right"),
+          name(1, reference=reference + 1)]
+""",
+        weights=WEIGHTS,
+    )
+    assert names[0] == names[1] == names[2], "what does not lead to the sampler does not matter"
+    assert len(set(names)) == 4
+
+
 def decoding(server):
     """Build a graph that decodes for seconds."""
     graph = Graph()
