@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from swift_core.geometry import PixelShape
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
 from swift_core.text.words import WordConfig
@@ -21,6 +20,8 @@ from .dits import make_words
 from .latents import shown_picture
 from .lessons import teach_steering
 from .motion import Stage1
+from .refits import refit_detail, refit_stage1
+from .sizes import Diet
 from .vae import to_model
 from .wiener import fit_reference, make_refining_dit
 
@@ -34,12 +35,16 @@ class Effort:
     Attributes:
         copied: clips that Stage I's copies are fitted to.
         lessons: in steering.
+        recopied: clips that Stage I's ways out are fitted to, once it steers.
         estimated: clips that Stage II's first estimate is fitted to.
+        reestimated: clips that its ways out are fitted to.
     """
 
     copied: int = 90
     lessons: int = 3500
+    recopied: int = 80
     estimated: int = 120
+    reestimated: int = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +54,14 @@ class Ground:
     Attributes:
         vae: finished.
         clips: to fit to.
-        shape: of those clips.
+        diet: sizes of those clips.
         seed: of all other weights.
         effort: how much to do.
     """
 
     vae: WanVAE
     clips: ClipMaker
-    shape: PixelShape
+    diet: Diet
     seed: int
     effort: Effort
 
@@ -64,11 +69,11 @@ class Ground:
 def begin_stage1(config: DiTConfig, words: WordConfig, ground: Ground) -> Stage1:
     """Build a Stage I that copies the picture, and teach it where moves lead."""
     device = ground.clips.device
-    lessons = ground.effort.lessons
-    fit = fit_copies(config, ground.vae, ground.clips, ground.shape, count=ground.effort.copied)
+    effort, shape = ground.effort, ground.diet.shape(0)
+    fit = fit_copies(config, ground.vae, ground.clips, shape, count=effort.copied)
     dit = make_copying_dit(config, fit, seed=ground.seed).to(device)
     stage = Stage1(dit, make_words(words).to(device), ground.vae)
-    made = ground.clips.make(0, count=1, shape=ground.shape, style=STEADY)
+    made = ground.clips.make(0, count=1, shape=shape, style=STEADY)
     given = shown_picture(ground.vae, to_model(made.pixels)).float()[:, :, :2]
     loss = teach_steering(
         dit,
@@ -76,18 +81,23 @@ def begin_stage1(config: DiTConfig, words: WordConfig, ground: Ground) -> Stage1
         given,
         ground.vae.config.compression,
         seed=ground.seed,
-        lessons=lessons,
+        lessons=effort.lessons,
     )
-    _log.info("steering after %d lessons: %.4f", lessons, loss)
+    _log.info("steering after %d lessons: %.4f", effort.lessons, loss)
+    left = refit_stage1(stage, ground.clips, ground.diet, count=effort.recopied)
+    _log.info("left of the copies' squared error after another fit: %.3f", left)
     return stage
 
 
 def begin_detail(config: DiTConfig, ground: Ground) -> WanDiT:
     """Build a Stage II that answers with the best linear estimate."""
-    fit = fit_reference(
-        config, ground.vae, ground.clips, ground.shape, count=ground.effort.estimated
-    )
-    return make_refining_dit(config, fit, seed=ground.seed).to(ground.clips.device)
+    effort, shape = ground.effort, ground.diet.shape(0)
+    vae, clips = ground.vae, ground.clips
+    fit = fit_reference(config, vae, clips, shape, count=effort.estimated)
+    dit = make_refining_dit(config, fit, seed=ground.seed).to(clips.device)
+    left = refit_detail(dit, vae, clips, shape, count=effort.reestimated)
+    _log.info("left of the estimate's squared error after another fit: %.3f", left)
+    return dit
 
 
 def blank_stage1(config: DiTConfig, words: WordConfig, vae: WanVAE, device: torch.device) -> Stage1:

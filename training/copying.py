@@ -21,6 +21,9 @@ from .steering import (
     offsets,
 )
 
+STEERING_BLOCKS = 2
+"""How many DiT blocks steer: the feed-forwards that write phases."""
+
 MASK_SIZE = 6.0
 CUE_SIZE = 6.0
 WORDS_SIZE = 4.0
@@ -63,7 +66,7 @@ def make_copying_dit(config: DiTConfig, fit: CopyFit, *, seed: int) -> WanDiT:
             chosen = slice(number * config.heads, (number + 1) * config.heads)
             places = offsets(copying_heads(config))[chosen]
             _build_copies(block.self_attn, config, features, places, fit.maps[chosen])
-        for block in dit.blocks[:2]:
+        for block in dit.blocks[:STEERING_BLOCKS]:
             assert isinstance(block, DiTBlock)
             _prepare_steering(block.ffn, features)
     return dit

@@ -93,7 +93,7 @@ class DetailTask:
     """
 
     name = "detail"
-    rates = Rates(matrix=0.0, vector=3e-4, warm=100)
+    rates = Rates(matrix=0.0, vector=1e-4, warm=30)
 
     def __init__(
         self,

@@ -21,15 +21,12 @@ from swift_core.vae.config import Compression
 
 from .chance import choose, generator, whole
 from .copyfit import Features
-from .copying import PHASE_SIZE, WORDS_SIZE
+from .copying import PHASE_SIZE, STEERING_BLOCKS, WORDS_SIZE
 from .dits import WORD_SIZE
 from .moves import SPEED_WORDS, draw_move
 from .prompts import WORD_GROUPS, bucket_prompt
 from .sizes import MASK_CHANNELS
 from .steering import Grid, displacement, phases
-
-STEERING_BLOCKS = 2
-"""How many DiT blocks steer; the phases are compared after each."""
 
 FRAMES = 16
 """Latent frames of the clip whose tokens are learned from: 61 pixel frames."""

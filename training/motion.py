@@ -21,10 +21,11 @@ from swift_core.text.words import WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 
 from .chance import generator
+from .copying import STEERING_BLOCKS
 from .data import STEADY, ClipMaker
 from .fewsteps import clean_estimate, latent_loss, walk
 from .latents import channel_weights, shown_picture
-from .lessons import STEERING_BLOCKS, listening, phase_loss
+from .lessons import listening, phase_loss
 from .loop import Losses
 from .measure import average, measure_motion, psnr
 from .moves import SINGLE_MOVES, Move
@@ -103,7 +104,7 @@ class MotionTask:
     """Predict clips from their first frame and the name of their move."""
 
     name = "motion"
-    rates = Rates(matrix=0.0, vector=3e-4, warm=100)
+    rates = Rates(matrix=0.0, vector=1.5e-4, warm=50)
 
     def __init__(self, stage: Stage1, clips: ClipMaker, diet: Diet) -> None:
         self.stage = stage

@@ -88,7 +88,7 @@ class Workshop:
 
     def ground(self, vae: WanVAE, clips: ClipMaker, diet: Diet) -> Ground:
         """Give what a DiT begins from."""
-        return Ground(vae=vae, clips=clips, shape=diet.shape(0), seed=self.seed, effort=self.effort)
+        return Ground(vae=vae, clips=clips, diet=diet, seed=self.seed, effort=self.effort)
 
     def clips(self, *, held_out: bool = False) -> ClipMaker:
         """Open one side of the split."""

@@ -12,6 +12,7 @@ with it is learned.
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from swift_core.geometry import PixelShape
 from swift_core.model.attention import SelfAttention
@@ -51,6 +52,10 @@ OWN_FRAME = (16.0, 10.0, 6.0)
 NEXT_FRAMES = (0.0, 6.0, 6.0)
 LAST_FRAMES = (0.0, 0.0, 3.0)
 """The same over time."""
+
+NOTE_SIZE = 0.15
+BEND_SIZE = 0.8
+"""Size of weights that note what heads saw, and of those that feed-forwards bend by."""
 
 CONTENT = 0.3
 """Size of what tokens themselves add to queries and keys, at first."""
@@ -123,6 +128,7 @@ def make_refining_dit(config: DiTConfig, fit: ReferenceFit, *, seed: int) -> Wan
             assert isinstance(block, DiTBlock)
             near = NEAR_SCORES if number == 0 else WIDE_SCORES
             _build_looks(block.self_attn, config, layout, near)
+            _build_reading(block, config, layout)
     return dit
 
 
@@ -176,3 +182,27 @@ def _build_looks(
     token[layout.answer + 1] = -token[layout.answer]
     for norm, layer in ((attention.norm_q, attention.q), (attention.norm_k, attention.k)):
         norm.weight.fill_(float(layer(token).square().mean().sqrt()))
+
+
+def _build_reading(block: DiTBlock, config: DiTConfig, layout: Layout) -> None:
+    """Let branches read what is no noise, and note for later what they saw.
+
+    Values of clean frames are what the estimate would miss there, as far as a head can hold it;
+    those of others are the reference's components. Feed-forwards bend components and notes.
+    """
+    values, out = block.self_attn.v, block.self_attn.o
+    into = block.ffn.get_submodule("0")
+    assert isinstance(into, nn.Linear)
+    assert into.bias is not None
+    free = slice(layout.first_free, config.dim)
+    for head in range(config.heads):
+        mine = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        values.weight[mine] = 0
+        first, last = (0, layout.answer) if head % 6 == 0 else (layout.first_named, free.start)
+        shape = (config.head_dim, last - first)
+        values.weight[mine, first:last] = nn.init.orthogonal_(torch.empty(shape))
+    nn.init.normal_(out.weight[free], std=NOTE_SIZE)
+    named = slice(layout.first_named, config.dim)
+    into.weight.zero_()
+    nn.init.normal_(into.weight[:, named], std=BEND_SIZE)
+    nn.init.normal_(into.bias, std=0.7)

@@ -10,10 +10,11 @@ from swift_core.text.words import WordEncoder
 from tests.pictures import write_picture_cache
 from training.chance import generator
 from training.data import PLAIN, STEADY, VARIED, ClipMaker
+from training.dits import make_words
 from training.measure import content_shift, luma, measure_motion, psnr
 from training.moves import PAN_RATE, SINGLE_MOVES, TURN_RATE, ZOOM_RATE, Move, draw_move, follow
 from training.pictures import PHOTOGRAPHS, load_photographs
-from training.prompts import CAMERA_WORDS, FILLERS, bucket_prompt, write_prompt
+from training.prompts import CAMERA_WORDS, WORD_GROUPS, bucket_prompt, write_prompt
 from training.scenes import Sprite, extent_of, render
 from training.sizes import TINY_WORDS
 from training.textures import KINDS, draw_textures
@@ -160,18 +161,29 @@ def test_camera_words_have_buckets_of_their_own():
     assert len(set(words.bucket(CAMERA_WORDS).tolist())) == len(CAMERA_WORDS.split())
 
 
-def test_prompts_name_the_move_among_words_that_mean_nothing():
+def test_prompts_name_the_move_and_at_times_a_word_that_stands_for_none():
     words = WordEncoder(TINY_WORDS)
-    camera = set(words.bucket(CAMERA_WORDS).tolist())
-    lengths = set()
-    for number in range(80):
-        draw = generator(9, number)
-        move = draw_move(draw, speed=2.0)
+    fillers = words.bucket("the camera and still static").tolist()
+    known = {*words.bucket(CAMERA_WORDS).tolist(), *fillers}
+    strays = set()
+    for number in range(120):
+        move = draw_move(generator(9, number), speed=2.0)
         said = words.bucket(write_prompt(generator(8, number), move)).tolist()
-        assert set(said) <= camera
+        assert set(said) <= known
         buckets = bucket_prompt(generator(8, number), words, move, max_tokens=64).tolist()
         assert buckets[: len(said)] == said
-        assert not set(buckets[len(said) :]) & camera
-        lengths.add(len(buckets) - len(said))
-    assert min(lengths) == 0
-    assert max(lengths) == FILLERS
+        strays.update((bucket, move.words) for bucket in buckets[len(said) :])
+    zoom = set(words.bucket("in out").tolist())
+    assert strays
+    for bucket, move_words in strays:
+        assert ("zoom" if bucket in zoom else "pan") not in move_words
+
+
+def test_fresh_words_are_camera_words_and_nothing_else():
+    words = make_words(TINY_WORDS)
+    same = words.encode("zooming slowly", max_tokens=8)
+    assert torch.equal(words.encode("zoom slow", max_tokens=8), same)
+    assert same.abs().sum() > 0
+    assert words.encode("a banana dreams", max_tokens=8).abs().sum() == 0
+    apart = words.encode(" ".join(group[0] for group in WORD_GROUPS), max_tokens=64)[0]
+    assert torch.linalg.matrix_rank(apart) == len(WORD_GROUPS)
