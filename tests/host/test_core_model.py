@@ -179,12 +179,18 @@ def test_the_model_is_left_as_it_was(run, moment):
 LEFT = """
 from dataclasses import replace
 stop = comfy.model_management.InterruptProcessingException
-heard = []
+heard, kept = [], {}
+whole = refine(model)
 
 def observe(progress):
     heard.append(progress)
     if moment == "between steps" and len(heard) == 3:
         raise stop
+
+def go(finished, runtime):
+    return stages.refine_with_model(
+        model, reference, guidance(3.0), settings, finished=finished, runtime=runtime
+    )
 
 def in_a_block(*_):
     if len(heard) == 3:
@@ -193,7 +199,8 @@ def in_a_block(*_):
 if moment == "inside a step":
     handle = model.model.diffusion_model.blocks[1].register_forward_pre_hook(in_a_block)
 try:
-    refine(model, replace(RUNTIME, observe=observe))
+    go(Finished(keep=lambda index, made: kept.update({index: made.clone()})),
+       replace(RUNTIME, observe=observe))
 except stop:
     assert moment != "after" and len(heard) == 3
 else:
@@ -204,7 +211,37 @@ assert traces() == clean, (traces(), clean)
 assert torch.equal(plain(), before)
 comfy.model_management.unload_all_models()
 assert torch.equal(plain(), before)
+assert list(kept) == ([0, 1, 2] if moment == "after" else [0])
+heard.clear()
+assert torch.equal(go(Finished(targets=kept), replace(RUNTIME, observe=heard.append)), whole)
+assert len(heard) == (3 if moment == "after" else 5), "a finished segment is one step"
 """
+
+
+def test_core_conditioning_is_understood(run):
+    """Prompts that are combined, weighted or end early: all that a MODEL can and ours cannot."""
+    run(
+        GUEST
+        + """
+def with_positive(*prompts):
+    words = guided.Guidance(positive=list(prompts), negative=[[NEGATIVE, {}]], cfg=3.0)
+    return stages.refine_with_model(
+        model, reference, words, settings, finished=Finished(), runtime=RUNTIME
+    )
+
+alone, other = with_positive([POSITIVE, {}]), noise(1, 512, 4096, seed=9)
+twice = with_positive([POSITIVE, {}], [POSITIVE, {}])
+both = with_positive([POSITIVE, {}], [other, {}])
+late = with_positive(
+    [POSITIVE, {"start_percent": 0.0, "end_percent": 0.5}],
+    [other, {"start_percent": 0.5, "end_percent": 1.0}],
+)
+assert distance(twice, alone) < 1e-4
+assert distance(both, alone) > 0.01
+assert distance(late, alone) > 0.01 and distance(late, both) > 0.01
+assert torch.equal(plain(), before)
+"""
+    )
 
 
 def check(cases, distances):
