@@ -124,7 +124,7 @@ def test_steps_lower_the_loss(make_task, clips):
     rates = (
         Rates(matrix=1e-3, vector=1e-4)
         if hasattr(task, "stepping")
-        else Rates(matrix=0.0, vector=2e-3)
+        else Rates(matrix=0.0, vector=3e-4)
     )
     optimizer = MuonAdam(
         [(name, p) for module in task.modules.values() for name, p in module.named_parameters()],
