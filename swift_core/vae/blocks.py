@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c *thw"]) -> Float[Tensor, "b c *thw"]:
         """Normalise in fp32 and return the format that came in."""
-        if features.ndim == 4:
+        if features.ndim == 4 or torch.is_grad_enabled():
             return self._normalise(features)
         # Frame by frame: of what fp32 takes, one frame is there at a time.
         out = torch.empty_like(features, memory_format=torch.channels_last_3d)
@@ -39,12 +39,12 @@ class RMSNorm(nn.Module):
             normed.copy_(self._normalise(frame))
         return out
 
-    def _normalise(self, frame: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def _normalise(self, features: Float[Tensor, "b c *thw"]) -> Float[Tensor, "b c *thw"]:
         # One layout, so that a pixel's sum has one order, whatever picture it is part of.
-        pixels = frame.movedim(1, -1).contiguous()
+        pixels = features.movedim(1, -1).contiguous()
         normed = F.rms_norm(pixels, pixels.shape[-1:], eps=NORM_EPS).movedim(-1, 1)
         # In place, so that an fp32 gamma does not widen 16-bit features to a second copy.
-        return normed.mul_(self.gamma.view(-1, 1, 1))
+        return normed.mul_(self.gamma.view(-1, *(1,) * (features.ndim - 2)))
 
 
 class Activation(nn.SiLU):
