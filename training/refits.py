@@ -29,7 +29,11 @@ from .sizes import FEW_STEPS, Diet
 from .vae import to_model
 from .wiener import NATURAL_PARTS
 
-RIDGE = 1e-3
+COPY_RIDGE = 1e-4
+DETAIL_RIDGE = 1.0
+"""Prices of the two fits: what heads fetched is plain; what a patch only hints at would be learned
+by heart from a hundred clips."""
+
 STAGE1_CLIPS = 4 * 10**8
 DETAIL_CLIPS = 6 * 10**8
 """Numbers of the first clips: others than training's own."""
@@ -78,21 +82,21 @@ def refit_stage1(stage: Stage1, clips: ClipMaker, diet: Diet, *, count: int) -> 
         noise = torch.randn(clean.shape, generator=draw).to(clean.device)
         error = error_at(velocity, clean, noise, index % FEW_STEPS.steps, refit)
         refit.add(token_errors(error, dit)[:, 1:], slice(1, None))
-    return refit.solve(ridge=RIDGE)
+    return refit.solve(ridge=COPY_RIDGE)
 
 
 @torch.no_grad()
 def refit_detail(
     dit: WanDiT, vae: WanVAE, clips: ClipMaker, shape: PixelShape, *, count: int
 ) -> float:
-    """Use what heads see of clean frames and around, and what feed-forwards bend.
+    """Use what the first DiT block sees of clean frames and around, and what it bends.
+
+    Only the first: what a later one reads would be changed by the very correction of this one.
 
     Returns:
         The share of the squared error that is left.
     """
-    names = [
-        f"blocks.{b}.{end}" for b in range(len(dit.blocks)) for end in ("self_attn.o", "ffn.2")
-    ]
+    names = ["blocks.0.self_attn.o", "blocks.0.ffn.2"]
     patch = dit.config.patch
     refit = Refit(dit, names, answer=dit.config.out_channels * patch.height * patch.width)
     device = next(dit.parameters()).device
@@ -113,4 +117,4 @@ def refit_detail(
         velocity = denoiser.open(context)
         error = error_at(velocity, clean, noise, index % FEW_STEPS.steps, refit)
         refit.add(token_errors(error, dit), segment.target_slice)
-    return refit.solve(ridge=RIDGE)
+    return refit.solve(ridge=DETAIL_RIDGE)
