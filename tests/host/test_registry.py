@@ -72,5 +72,6 @@ def test_what_is_packed_is_what_is_needed_and_loads(host, checkout, inside, tmp_
     with zipfile.ZipFile(checkout / "node.zip") as package:
         package.extractall(unpacked)
     assert {path.name for path in unpacked.iterdir()} == NEEDED
+    assert (unpacked / "swift_core" / "swift_tiny" / "set.json").is_file()
     code = "assert asyncio.run(nodes.load_custom_node(copy)); result = 'LoadSwiftModels' in NODES"
     assert inside(code, copy=str(unpacked))
