@@ -59,10 +59,16 @@ def test_we_decode_what_core_encodes(server):
     models = graph.add("LoadSwiftModels", models="swift-tiny (bundled)")
     frames = server.give(graph, picture(9, 64, 128, 3))
     encoded = graph.add("VAEEncode", pixels=frames, vae=models[2])
+    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    tiled = graph.add("VAEEncodeTiled", pixels=frames, vae=models[2], **tiles)
+    graph.keep(encoded[0], "encoded")
+    graph.keep(tiled[0], "encoded in one tile")
     for name, node in (("ours", "SwiftVAEDecodeTiled"), ("core", "VAEDecode")):
         graph.keep(graph.add(node, samples=encoded[0], vae=models[2])[0], name)
     kept = server.run(graph).kept
     assert kept["ours"].shape == (9, 64, 128, 3)
+    whole, tile = (kept[name]["samples"] for name in ("encoded", "encoded in one tile"))
+    torch.testing.assert_close(tile, whole, **SAME)
     torch.testing.assert_close(kept["ours"], kept["core"].reshape(kept["ours"].shape), **SAME)
 
 

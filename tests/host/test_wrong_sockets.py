@@ -73,7 +73,7 @@ stage1("no negative", cfg=3.0)
 stage1("no negative for a MODEL", motion_model=ti2v, vae=vae, cfg=3.0)
 stage1("another text encoder", positive=foreign)
 stage1("an odd length", pixel_frames=10)
-stage1("an odd size", width=40)
+stage1("an odd size", width=41)
 stage1("an odd size for a MODEL", motion_model=a14b, vae=wan21, width=40)
 
 stage2("no detail model", detail_model=None)
@@ -137,10 +137,10 @@ SAID = {
     "no negative for a MODEL": "cfg 3 guides away from a negative prompt, but there is none; ",
     "another text encoder": "positive holds text embeddings 4096 wide, the model reads ",
     "an odd length": "10 frames cannot be encoded: the number must be 4n+1; the nearest is 9.",
-    "an odd size": (
+    "an odd size": "size 41x32 does not work: both sides must be multiples of ",
+    "an odd size for a MODEL": (
         "size 40x32 does not work: both sides must be multiples of 16; the nearest is 48x32."
     ),
-    "an odd size for a MODEL": "size 40x32 does not work: both sides must be multiples of 16; ",
     "no detail model": (
         "there is no Stage II model or VAE: choose detail and detail_vae in Load SwiftI2V Models, "
         "or its bundled set."
