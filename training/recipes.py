@@ -50,7 +50,7 @@ MOTION_FILE = "motion.safetensors"
 DETAIL_FILE = "detail.safetensors"
 
 DESCRIPTION = (
-    "A toy set of a few megabytes, trained on a dozen photographs and procedural clips: it shows "
+    "A toy set of 40 MB, trained on a dozen photographs and procedural clips: it shows "
     "how everything works, on any machine, and is honest about its quality."
 )
 
