@@ -54,7 +54,7 @@ def test_the_program_makes_a_video(server, make_video):
     for node in ("Motion Reference 360P", "CSG 2K Sampler", "SwiftI2V VAE Decode to Video"):
         assert re.search(rf"^{node}: (\d+) of \1$", ended.stdout, re.MULTILINE), ended.stdout
     shown = HEADLESS.split("$ python workflows/headless.py", 1)[1].split("\n```")[0]
-    assert nodes_in(shown) == nodes_in(ended.stdout)
+    assert nodes_in(ended.stdout) <= nodes_in(shown)  # what is known does not run again
     (queued,) = (
         run["prompt"][2]
         for run in server.http.get_json("/history").values()
