@@ -78,12 +78,13 @@ def run_for(server, made, output, name="kept"):
 
 
 def test_an_emptied_prompt_is_a_negative_one(server, whole):
+    """In Stage I: that is what listens to words."""
     made = tiny(server)
     empty = made.graph.add("ConditioningZeroOut", conditioning=made.words[0])
-    made.graph.prompt[made.sampler.id]["inputs"] |= {"cfg": 3.0, "negative": empty[0]}
-    guided = run_for(server, made, made.latent)["samples"]
+    made.graph.prompt[made.motion[0]]["inputs"] |= {"cfg": 3.0, "negative": empty[0]}
+    guided = run_for(server, made, made.motion)
     assert guided.isfinite().all()
-    assert (guided - whole["latent"]["samples"]).abs().max() > 0.01
+    assert (guided - whole["motion"]).abs().max() > 0.01
 
 
 def test_two_prompts_in_one_are_refused(server):
