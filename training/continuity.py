@@ -1,6 +1,7 @@
 """How a refined clip holds together: at the joins between segments, and from first to last.
 
-Both are measured against the truth, so that what moves by itself does not count.
+Joins are measured against the truth, and drift against the VAE's reconstruction of it, so that what
+moves by itself, or becomes simpler as the camera comes near, does not count.
 
 Axes: ``p h w 3`` clips in [0, 1].
 """
@@ -48,15 +49,33 @@ def sharpness(clip: Float[Tensor, "p h w 3"]) -> float:
 
 
 def by_segment(
-    made: Float[Tensor, "p h w 3"], true: Float[Tensor, "p h w 3"], plan: SegmentPlan, *, time: int
+    made: Float[Tensor, "p h w 3"],
+    best: Float[Tensor, "p h w 3"],
+    true: Float[Tensor, "p h w 3"],
+    plan: SegmentPlan,
+    *,
+    time: int,
 ) -> list[dict[str, float]]:
-    """Judge each segment's frames: sharpness as a share of the truth's, and PSNR."""
+    """Judge each segment's frames beside the best that can be expected of them.
+
+    Args:
+        best: the VAE's reconstruction of the truth.
+
+    Returns:
+        For each segment ``sharpness``, as a share of the best's, and ``gap``: by how many
+        decibels it lies nearer to the truth than the best, so mostly a negative number.
+    """
     rows: list[dict[str, float]] = []
     for segment in plan.segments:
         begin = first_pixel_frame(segment.targets[0], time=time)
         end = first_pixel_frame(segment.targets[-1] + 1, time=time)
-        parts = made[begin:end], true[begin:end]
-        rows.append({"sharpness": sharpness(parts[0]) / sharpness(parts[1]), "psnr": psnr(*parts)})
+        ours, theirs, truth = (clip[begin:end] for clip in (made, best, true))
+        rows.append(
+            {
+                "sharpness": sharpness(ours) / sharpness(theirs),
+                "gap": psnr(ours, truth) - psnr(theirs, truth),
+            }
+        )
     return rows
 
 

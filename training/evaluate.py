@@ -40,7 +40,7 @@ CHANGES = {
     "psnr": ("PSNR", ".2f"),
     "seam": ("seam energy", ".3f"),
     "sharpness": ("change of sharpness", "+.4f"),
-    "drift": ("change of PSNR", "+.2f"),
+    "gap": ("change of PSNR", "+.2f"),
     "seconds": ("seconds", ".1f"),
 }
 """Names of numbers in the tables, and how they are written."""
@@ -108,7 +108,7 @@ def plot(results: dict[str, VariantResult], path: Path) -> None:
         low, high = (mean - spread).tolist(), (mean + spread).tolist()
         drift.fill_between(place, low, high, alpha=0.2, color=line.get_color())
     drift.set_xlabel("from the first segment to the last")
-    drift.set_ylabel("sharpness, share of the truth's")
+    drift.set_ylabel("sharpness, share of VAE(truth)'s")
     drift.legend(fontsize=8)
     found = {name: result.spread("seam") for name, result in results.items()}
     names = list(found)
@@ -137,7 +137,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         f"# {models.name}, held-out photographs ({', '.join(clips.names)})\n\n"
         f"{options.size}, frames after the first, motion known exactly, reference made from the "
         f"truth at a quarter of the size:\n\n{quality_table(quality)}\n"
-        f"{options.long}, mean ± deviation over {options.seeds} seeds:\n\n"
+        f"{options.long}, mean ± deviation over {options.seeds} seeds; changes are from the first "
+        "segment to the last, beside VAE(truth); seam energy 1 means that segments leave no "
+        "trace:\n\n"
         f"{variant_table(variants)}"
     )
     (options.out / "evaluation.md").write_text(text)

@@ -119,6 +119,10 @@ class Judge:
         settings = RefineSettings(plan=plan, recipe=recipe, seed=seed)
         return self.decode(refine(self.dit, reference, prompt, settings, runtime=self.runtime))
 
+    def ceiling(self, case: Case) -> Float[Tensor, "p h w 3"]:
+        """Let the VAE reconstruct the truth: the most that Stage II can reach."""
+        return self.decode(self.vae.encode(to_model(case.true[None])))
+
     def decode(self, latent: Float[Tensor, "1 c t i j"]) -> Float[Tensor, "p h w 3"]:
         """Decode a latent to a clip."""
         return to_clips(self.vae.decode(latent))[0]
@@ -141,7 +145,7 @@ def judge_quality(judge: Judge, cases: Sequence[Case]) -> dict[str, Numbers]:
             "bicubic": torch.cat((case.true[:1], large[1:])),
             "VAE(bicubic)": judge.decode(reference),
             "Stage II": judge.refine(case, reference, USUAL, seed=seed),
-            "VAE(truth)": judge.decode(judge.vae.encode(to_model(case.true[None]))),
+            "VAE(truth)": judge.ceiling(case),
         }
         for name, clip in made.items():
             rows.setdefault(name, []).append(compare(clip, case.true))
@@ -166,9 +170,9 @@ class VariantResult:
     """What one way to cut segments gave, one entry per seed, each the mean over cases.
 
     Attributes:
-        numbers: PSNR after the first frame, seam energy, changes of sharpness and of PSNR from
-            the first to the last segment, and seconds per clip.
-        sharpness: of each segment, as a share of the truth's.
+        numbers: PSNR after the first frame, seam energy, changes of sharpness and of the gap to
+            the VAE's reconstruction from the first to the last segment, and seconds per clip.
+        sharpness: of each segment, as a share of that reconstruction's.
     """
 
     numbers: list[Numbers]
@@ -184,14 +188,15 @@ class VariantResult:
 def judge_variants(judge: Judge, cases: Sequence[Case], *, seeds: int) -> dict[str, VariantResult]:
     """Refine every case in every way with every seed; noise is the same for all ways."""
     references = [judge.reference(case) for case in cases]
+    ceilings = [judge.ceiling(case) for case in cases]
     results: dict[str, VariantResult] = {}
     for name, how in VARIANTS.items():
         numbers: list[Numbers] = []
         sharp: list[list[float]] = []
         for seed in range(seeds):
             judged = [
-                _judge_one(judge, case, reference, how, seed)
-                for case, reference in zip(cases, references, strict=True)
+                _judge_one(judge, case, given, how, seed)
+                for case, *given in zip(cases, references, ceilings, strict=True)
             ]
             numbers.append(_means([row for row, _ in judged]))
             sharp.append(_columns([segments for _, segments in judged]))
@@ -201,20 +206,21 @@ def judge_variants(judge: Judge, cases: Sequence[Case], *, seeds: int) -> dict[s
 
 
 def _judge_one(
-    judge: Judge, case: Case, reference: Tensor, how: SegmentSettings, seed: int
+    judge: Judge, case: Case, given: Sequence[Tensor], how: SegmentSettings, seed: int
 ) -> tuple[Numbers, list[float]]:
-    """Refine one case, and measure it and each of its segments."""
+    """Refine one case, given its reference and ceiling; measure it and each of its segments."""
+    reference, ceiling = given
     began = clock.perf_counter()
     made = judge.refine(case, reference, how, seed=seed)
     seconds = clock.perf_counter() - began
     plan = plan_segments(reference.shape[2], how)
-    segments = by_segment(made, case.true, plan, time=judge.time)
+    segments = by_segment(made, ceiling, case.true, plan, time=judge.time)
     sharp = [row["sharpness"] for row in segments]
     numbers = {
         "psnr": psnr(made[1:], case.true[1:]),
         "seam": seam_energy(made, case.true, plan, time=judge.time),
         "sharpness": change(sharp),
-        "drift": change([row["psnr"] for row in segments]),
+        "gap": change([row["gap"] for row in segments]),
         "seconds": seconds,
     }
     return numbers, sharp

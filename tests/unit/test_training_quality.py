@@ -9,6 +9,7 @@ import torch
 from swift_core.segments.plan import SegmentSettings, plan_segments
 from training.chance import generator
 from training.continuity import by_segment, change, seam_energy, sharpness
+from training.measure import psnr
 from training.quality import YIQ, gmsd, haarpsi, ssim
 from training.textures import draw_textures
 
@@ -133,11 +134,14 @@ def test_each_segment_is_judged_by_itself():
     true = torch.rand((25, 16, 16, 3), generator=generator(4)) / 2
     made = true.clone()
     made[13:] = 0.25 + (true[13:] - 0.25) / 2
-    first, second = by_segment(made, true, plan, time=4)
-    assert first["sharpness"] == pytest.approx(1)
-    assert first["psnr"] == math.inf
+    best = true + 0.001
+    first, second = by_segment(made, best, true, plan, time=4)
+    assert first["sharpness"] == pytest.approx(1, rel=1e-4)
+    assert first["gap"] == math.inf
     assert second["sharpness"] == pytest.approx(0.5, rel=1e-4)
-    assert second["psnr"] < 30
+    expected = psnr(made[13:], true[13:]) - 60
+    assert second["gap"] == pytest.approx(expected, abs=1e-2)
+    assert -50 < expected < -30
 
 
 def test_sharpness_and_change_are_slopes():
