@@ -35,7 +35,7 @@ class LoadSwiftModels(io.ComfyNode):
                     options=[BUNDLED, MY_FILES],
                     default=BUNDLED,
                     tooltip=(
-                        "The bundled set is a toy of a few megabytes for 512x320: it shows how "
+                        "The bundled set is a toy of 40 MB for 512x320: it shows how "
                         "everything works, without a download. For 2K choose your own files below."
                     ),
                 ),

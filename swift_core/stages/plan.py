@@ -108,6 +108,11 @@ class GenerationPlan:
         return self.segments.largest * self.tokens_per_frame
 
     @property
+    def has_motion(self) -> bool:
+        """Whether the motion clip is given, so that Stage I is left out."""
+        return self.motion_nbytes == 0
+
+    @property
     def flops(self) -> int:
         """Arithmetic of the whole run."""
         return sum(stage.flops for stage in self.work)
@@ -148,7 +153,9 @@ class GenerationPlan:
         latent = self.latent
         lines = [
             f"video     {self.output}",
-            f"motion    {self.motion} (Stage I)",
+            "motion    a clip that is given"
+            if self.has_motion
+            else f"motion    {self.motion} (Stage I)",
             f"latent    {latent.channels}x{latent.latent_frames}x{latent.height}x{latent.width}, "
             f"{self.tokens_per_frame} tokens per latent frame",
             f"segments  {len(self.segments.segments)}, at most {self.segments.largest} latent "
@@ -158,12 +165,14 @@ class GenerationPlan:
         lines += [f"          {_describe_segment(s)}" for s in self.segments.segments]
         lines.append(f"work      {_engineering(self.flops).strip()}FLOP")
         lines += [f"          {_engineering(w.flops)}FLOP {w.stage}" for w in self.work]
-        motion = f"{self.motion_nbytes / 1e9:.3g} GB Stage I (each expert), "
+        expert = f"{_engineering(self.motion_nbytes).strip()}B Stage I (each expert), "
         lines.append(
-            f"weights   {motion if self.motion_nbytes else ''}"
-            f"{self.detail_nbytes / 1e9:.3g} GB Stage II, in 16 bits; one at a time"
+            f"weights   {'' if self.has_motion else expert}"
+            f"{_engineering(self.detail_nbytes).strip()}B Stage II, in 16 bits; one at a time"
         )
-        lines.append(f"time      {self.flops / SUSTAINED_FLOPS:.3g} s at 100 TFLOP/s")
+        seconds = self.flops / SUSTAINED_FLOPS
+        short = f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+        lines.append(f"time      {short} at 100 TFLOP/s")
         return "\n".join(lines)
 
 
