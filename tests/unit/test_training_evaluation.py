@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -46,7 +47,11 @@ def test_a_set_is_judged_and_written_down(cache, tmp_path, caplog):
     text = (tmp_path / "out" / "evaluation.md").read_text()
     for name in (*found["quality"], *VARIANTS):
         assert f"| {name} |" in text
-    assert load_picture(tmp_path / "out" / "evaluation.png").shape[2] == 3
+    # The plot is drawn where there is something to draw it with; `make test` does not install it.
+    plot = tmp_path / "out" / "evaluation.png"
+    assert plot.exists() == bool(find_spec("matplotlib"))
+    if plot.exists():
+        assert load_picture(plot).shape[2] == 3
 
     assert evaluate.main(["--models", str(tmp_path / "no"), "--out", str(tmp_path)]) == 1
     assert "is no folder" in caplog.text
