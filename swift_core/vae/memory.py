@@ -23,7 +23,7 @@ from .bands import WHOLE, Banding
 from .causal import TailCache
 from .config import VAEConfig
 
-MOST_BANDS = 64
+MOST_BANDS = 16
 FEW_BANDS = 8
 """Up to here bands go without parking; beyond, what they read twice costs more than the copies."""
 
