@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import torch
-from swift_core.weights.model_set import ModelSet, Slot
 
 from swift_core.flow.recipe import Recipe, SolverName
 from swift_core.geometry import Patch
@@ -15,6 +14,7 @@ from swift_core.stages.runtime import Runtime
 from swift_core.text.words import WordConfig, WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
+from swift_core.weights.model_set import ModelSet, Slot
 from tests.weights import fill_
 
 SMALL_DIT = DiTConfig(
