@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
-from ..swift_core.geometry import PixelShape, nearest_multiple
+from ..swift_core.geometry import MOTION_SCALE, OUTPUT_MULTIPLE, PixelShape, nearest_multiple
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Observer, Phase
@@ -42,7 +42,6 @@ from .types import DetailModelType, OwnDetailModel, SegmentsType
 AUTOMATIC = -1.0
 """Reference strength that leaves the choice to the model's kind."""
 
-SIDE_OF_MOTION = 4
 SHORTEST = 5
 
 
@@ -263,7 +262,7 @@ def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
     frames, motion_height, motion_width = motion.shape[:3]
 
     def side(asked: int, of_motion: int) -> int:
-        return asked or nearest_multiple(SIDE_OF_MOTION * of_motion, 64)
+        return asked or nearest_multiple(MOTION_SCALE * of_motion, OUTPUT_MULTIPLE)
 
     return PixelShape(
         pixel_frames=max(SHORTEST, frames - (frames - 1) % 4),

@@ -9,11 +9,11 @@ from comfy_api.latest import io
 
 from ..swift_core.errors import SegmentError, SwiftError
 from ..swift_core.flow.recipe import Recipe, SolverName
+from ..swift_core.geometry import LARGEST_SIDE
 from ..swift_core.weights.set_file import DEFAULT_RECIPE
 from .schema import advanced
 
 MOST_SEED = 0xFFFFFFFFFFFFFFFF
-LARGEST_SIDE = 16384
 
 
 def sampling_inputs() -> list[Any]:

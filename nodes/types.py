@@ -7,10 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..swift_core.flow.recipe import Recipe
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.model.dit import WanDiT
-from ..swift_core.segments.plan import SegmentSettings
 from ..swift_core.vae.autoencoder import WanVAE
 from ..swift_core.vae.config import VAEConfig
 from ..swift_core.weights.model_set import Slot
@@ -57,8 +55,3 @@ class OwnDetailModel:
     """Stage II of a model set of ours."""
 
     slot: Slot[DiTConfig, WanDiT]
-    recipe: Recipe
-
-
-MotionModel = OwnMotionModel | CoreMotionModel
-Segments = SegmentSettings

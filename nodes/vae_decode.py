@@ -12,6 +12,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..swift_core.geometry import pixel_frames_of
 from ..swift_core.media.codecs import CODECS, WORST_QUALITY, VideoCodec
 from ..swift_core.media.video_write import VideoWriter
 from ..swift_core.progress import Phase
@@ -149,8 +150,7 @@ class VAEDecodeToVideo(io.ComfyNode):
 
 
 def _pixel_frames(samples: dict[str, Any], vae: Any) -> int:
-    time = vae_config(vae).compression.time
-    return time * (samples["samples"].shape[2] - 1) + 1
+    return pixel_frames_of(samples["samples"].shape[2], time=vae_config(vae).compression.time)
 
 
 def _decode(samples: dict[str, Any], vae: Any) -> Iterator[Float[Tensor, "p h w 3"]]:

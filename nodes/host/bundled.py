@@ -23,6 +23,6 @@ def load_bundled() -> tuple[OwnMotionModel, OwnDetailModel, Any, Any]:
         motion_vae=managed_slot(models.motion_vae, FP32),
         boundary=models.boundary,
     )
-    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32), recipe=models.detail_recipe)
+    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32))
     vae = SwiftVAE(models.detail_vae.load(FP32), FP32.compute)
     return motion, detail, vae, SwiftCLIP(models.text.load(FP32))
