@@ -39,3 +39,7 @@ class OutputError(SwiftError):
 
 class BudgetError(SwiftError):
     """A run that does not fit into the memory there is."""
+
+
+class DeviceError(SwiftError):
+    """A device that is not there, or that cannot do what is asked of it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BudgetError, OutputError, SwiftError
+from ..errors import BudgetError, DeviceError, OutputError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
@@ -28,10 +28,6 @@ MOTION_CODECS = {
     ".mp4": VideoCodec.H264,
 }
 """How a kept motion clip is stored, by suffix: as well as each container can."""
-
-
-class DeviceError(SwiftError):
-    """A device that this machine does not have."""
 
 
 def open_models(folder: Path | None) -> ModelSet:
