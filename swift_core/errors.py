@@ -25,6 +25,10 @@ class CheckpointError(SwiftError):
     """A file that is no checkpoint, not a whole one, or not the one that is needed."""
 
 
+class PackageError(SwiftError):
+    """A library that only some models need, and that is not installed."""
+
+
 class PromptError(SwiftError):
     """Text, or a text embedding, that the models cannot take."""
 

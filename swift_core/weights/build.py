@@ -20,14 +20,14 @@ from ..model.dit import FP32_ISLANDS as DIT_ISLANDS
 from ..model.dit import WanDiT
 from ..precision import Precision
 from ..shapes import Tensor
-from ..text.words import WordConfig, WordEncoder
+from ..text.words import WordEncoder
 from ..vae.autoencoder import FP32_ISLANDS as VAE_ISLANDS
 from ..vae.autoencoder import WanVAE, prepare
 from ..vae.config import VAEConfig
 from .checkpoint import Checkpoint, Kind
 from .detect import detect
 from .headers import read_header
-from .notes import describe_metadata
+from .notes import Config, describe_metadata
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -86,7 +86,7 @@ def dtype_of(name: str, precision: Precision, islands: tuple[str, ...]) -> torch
     return torch.float32 if any(part in name for part in islands) else precision.weights
 
 
-def islands_of(config: DiTConfig | VAEConfig | WordConfig) -> tuple[str, ...]:
+def islands_of(config: Config) -> tuple[str, ...]:
     """Give the parts of parameter names that mark fp32 parameters of such a model."""
     if isinstance(config, DiTConfig):
         return DIT_ISLANDS

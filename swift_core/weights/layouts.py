@@ -12,6 +12,7 @@ from enum import Enum
 from ..errors import CheckpointError
 from ..vae.config import VAEConfig
 from .headers import shown
+from .umt5_names import umt5_file_table
 
 PREFIXES = ("model.", "diffusion_model.", "transformer.", "module.", "pipe.dit.")
 """What may stand in front of every name of a file, one after another."""
@@ -26,6 +27,7 @@ class Layout(Enum):
     WAN = "original Wan keys"
     DIFFUSERS_DIT = "diffusers DiT keys"
     DIFFUSERS_VAE = "diffusers VAE keys"
+    TRANSFORMERS_UMT5 = "transformers keys"
     OWN = "our own keys"
 
 
@@ -171,7 +173,9 @@ def count_parts(names: Iterable[str], stem: str) -> int:
 
 
 def _diffusers_table(names: tuple[str, ...], layout: Layout) -> dict[str, str]:
-    """Give the table that fits the names' size, diffusers -> original."""
+    """Give the table that fits the names' size, theirs -> original."""
+    if layout is Layout.TRANSFORMERS_UMT5:
+        return umt5_file_table(count_parts(names, r"encoder\.block\."))
     if layout is Layout.DIFFUSERS_DIT:
         table = dit_table(count_parts(names, r"blocks\."))
     else:

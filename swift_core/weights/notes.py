@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from ..errors import CheckpointError
 from ..model.config import DiTConfig
+from ..text.umt5 import UMT5Config
 from ..text.words import WordConfig
 from ..vae.config import VAEConfig
 from .headers import Header, shown
@@ -18,7 +19,7 @@ from .headers import Header, shown
 _KEY = "swift_i2v"
 _MAX_TEXT_TOKENS = 65536
 
-Config = DiTConfig | VAEConfig | WordConfig
+Config = DiTConfig | VAEConfig | WordConfig | UMT5Config
 """What is known of a model before its weights are read."""
 
 
@@ -27,7 +28,7 @@ class Notes:
     """What a file notes about its model; None for what it does not say.
 
     Attributes:
-        kind: ``dit``, ``vae`` or ``words``.
+        kind: ``dit``, ``vae``, ``words`` or ``umt5``.
         heads: attention heads.
         text_tokens: length to which text is padded.
         eps: epsilon of the norms.
@@ -60,7 +61,7 @@ def describe_metadata(config: Config) -> dict[str, str]:
             "latent_std": config.latent_std,
         }
     else:
-        notes = {"kind": "words"}
+        notes = {"kind": "umt5" if isinstance(config, UMT5Config) else "words"}
     return {_KEY: json.dumps(notes)}
 
 
@@ -81,8 +82,8 @@ def read_notes(header: Header) -> Notes:
         raise _refusal(header, "it is no JSON object")
     notes = cast("dict[str, Any]", data)
     kind = notes.get("kind")
-    if kind not in ("dit", "vae", "words"):
-        raise _refusal(header, f"kind is {_value(kind)}, not dit, vae or words")
+    if kind not in ("dit", "vae", "words", "umt5"):
+        raise _refusal(header, f"kind is {_value(kind)}, not dit, vae, words or umt5")
     return Notes(
         kind=kind,
         heads=_count(header, notes, "heads", most=1024),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..errors import CheckpointError
 from ..geometry import Patch
 from ..model.config import WAN22_TI2V_5B, DiTConfig
+from ..text.umt5 import UMT5Config
 from ..text.words import WordConfig
 from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from .headers import shown
@@ -27,6 +28,7 @@ _HEAD_DIM = 128
 _TEXT_TOKENS = 512
 _EPS = 1e-6
 _MAX_LEVELS = 8
+_MAX_TOKENS = 1 << 20
 _MAX_SIZE = 1 << 17
 """Wider than any layer: a bound on what a header can make us compute."""
 
@@ -43,14 +45,14 @@ class MissingError(Exception):
         self.name = name
 
 
-def _sizes(shapes: Shapes, name: str, *, axes: int) -> tuple[int, ...]:
+def _sizes(shapes: Shapes, name: str, *, axes: int, most: int = _MAX_SIZE) -> tuple[int, ...]:
     """Give a tensor's sizes, after a look at whether they can be those of such a tensor."""
     if name not in shapes:
         raise MissingError(name)
     shape = shapes[name]
-    if len(shape) != axes or any(not 1 <= size <= _MAX_SIZE for size in shape):
+    if len(shape) != axes or any(not 1 <= size <= most for size in shape):
         raise CheckpointError(
-            f"{name} has shape {list(shape)}, but {axes} sizes from 1 to {_MAX_SIZE} were "
+            f"{name} has shape {list(shape)}, but {axes} sizes from 1 to {most} were "
             "expected; the file is damaged or not a Wan model."
         )
     return shape
@@ -235,3 +237,25 @@ def word_config(shapes: Shapes) -> WordConfig:
     """
     buckets, text_dim = _sizes(shapes, "words.weight", axes=2)
     return WordConfig(buckets=buckets, text_dim=text_dim)
+
+
+def umt5_config(shapes: Shapes) -> UMT5Config:
+    """Read a UMT5 encoder's sizes off its shapes.
+
+    Raises:
+        MissingError: if a tensor that shows a size is not there.
+        CheckpointError: if the sizes contradict each other.
+    """
+    vocabulary, text_dim = _sizes(shapes, "token_embedding.weight", axes=2, most=_MAX_TOKENS)
+    attention_dim, _ = _sizes(shapes, "blocks.0.attn.q.weight", axes=2)
+    ffn_dim, _ = _sizes(shapes, "blocks.0.ffn.fc1.weight", axes=2)
+    buckets, heads = _sizes(shapes, "blocks.0.pos_embedding.embedding.weight", axes=2)
+    return UMT5Config(
+        vocabulary=vocabulary,
+        text_dim=text_dim,
+        ffn_dim=ffn_dim,
+        heads=heads,
+        head_dim=_divided(attention_dim, heads, "the width of attn.q"),
+        layers=count_parts(shapes, r"blocks\."),
+        buckets=buckets,
+    )

@@ -42,7 +42,7 @@ def test_other_files_note_nothing(path):
         ("{", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", "it is no JSON object"),
-        ("{}", "kind is None, not dit, vae or words"),
+        ("{}", "kind is None, not dit, vae, words or umt5"),
         ('{"kind": ["dit"]}', "kind is a list or an object, not dit"),
         (r'{"kind": "\u001b[31m"}', r"kind is '\\x1b\[31m', not dit"),
         ('{"kind": "dit", "heads": 0}', "heads is 0, not a whole number from 1 to 1024"),

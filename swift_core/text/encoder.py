@@ -1,0 +1,20 @@
+"""What every text encoder does, whatever it is made of."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from ..shapes import Float, Tensor
+
+
+class TextEncoder(nn.Module, ABC):
+    """Turn a prompt into the embeddings that a DiT reads."""
+
+    @abstractmethod
+    def encode(self, prompt: str, *, max_tokens: int) -> Float[Tensor, "1 l d"]:
+        """Embed a prompt.
+
+        Args:
+            prompt: any text; it may be empty.
+            max_tokens: what goes beyond this many tokens is dropped.
+        """
