@@ -4,7 +4,8 @@ import json
 import math
 import os
 
-BITS = {"F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "I8": 8, "U8": 8, "F4": 4}
+BITS = {"F32": 32, "F16": 16, "BF16": 16, "I8": 8, "U8": 8, "F4": 4}
+BITS |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0"), 8)
 
 
 def write_sparse(path, shapes, *, dtype="BF16", metadata=None):

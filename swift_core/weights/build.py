@@ -1,10 +1,10 @@
 """Models from files, and files from models.
 
-A model is made without memory, its weights are mapped from the file, renamed, brought to the
+A model is made without memory, its weights are mapped from its files, renamed, brought to the
 formats of the policy, and taken as they are: no second copy of a weight exists that needs none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,20 +25,26 @@ from ..vae.autoencoder import FP32_ISLANDS as VAE_ISLANDS
 from ..vae.autoencoder import WanVAE, prepare
 from ..vae.config import VAEConfig
 from .checkpoint import Checkpoint, Kind
-from .detect import detect
-from .headers import read_header
+from .detect import look_into
+from .lora import Lora
+from .lora_merge import apply_loras
 from .notes import Config, describe_metadata
+from .unpacking import unpack_weights
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def build_dit(source: Path | str | Checkpoint, *, precision: Precision) -> WanDiT:
-    """Build a DiT from a file.
+def build_dit(
+    source: Path | str | Checkpoint, *, precision: Precision, loras: Sequence[Lora] = ()
+) -> WanDiT:
+    """Build a DiT from a file, with LoRAs on it.
 
     Raises:
-        CheckpointError: if the file is not a whole DiT that can be used.
+        CheckpointError: if the file is not a whole DiT that can be used, or a LoRA does not fit.
     """
-    return _build(WanDiT, Kind.DIT, source, precision)
+    dit = _build(WanDiT, Kind.DIT, source, precision)
+    apply_loras(dit, loras, precision=precision)
+    return dit
 
 
 def build_vae(source: Path | str | Checkpoint, *, precision: Precision) -> WanVAE:
@@ -69,7 +75,12 @@ def _build(
     assert checkpoint.config is not None, "a whole model has a configuration"
     with torch.device("meta"):
         module = make(checkpoint.config)
-    fill_module(module, _read(checkpoint, precision, islands_of(checkpoint.config)))
+    stored, islands = read_weights(checkpoint), islands_of(checkpoint.config)
+    try:
+        weights = unpack_weights(module, stored, precision=precision, islands=islands)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    fill_module(module, weights)
     return module
 
 
@@ -79,11 +90,6 @@ def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         assert not tensor.is_meta, f"{name} was left without a value"
     module.eval().requires_grad_(False)
-
-
-def dtype_of(name: str, precision: Precision, islands: tuple[str, ...]) -> torch.dtype:
-    """Give the format in which a parameter is held."""
-    return torch.float32 if any(part in name for part in islands) else precision.weights
 
 
 def islands_of(config: Config) -> tuple[str, ...]:
@@ -108,7 +114,7 @@ def check_usable(checkpoint: Checkpoint) -> None:
 
 
 def _usable(source: Path | str | Checkpoint, kind: Kind) -> Checkpoint:
-    checkpoint = source if isinstance(source, Checkpoint) else detect(read_header(source))
+    checkpoint = source if isinstance(source, Checkpoint) else look_into(source)
     if checkpoint.kind is not kind:
         raise CheckpointError(
             f"{checkpoint.path} is {checkpoint.label}, but a {kind.value} is needed here; choose "
@@ -118,19 +124,29 @@ def _usable(source: Path | str | Checkpoint, kind: Kind) -> Checkpoint:
     return checkpoint
 
 
-def _read(
-    checkpoint: Checkpoint, precision: Precision, islands: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Map a file's tensors into memory, under Wan's names and in the policy's formats."""
+def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Map all tensors of a model into memory, as they are stored, under Wan's names.
+
+    What says how weights are packed comes with them, under the name of the layer that it is of:
+    ``blocks.0.ffn.0.scale_weight``.
+
+    Raises:
+        CheckpointError: if a file changed since its header was read.
+    """
     weights: dict[str, Tensor] = {}
+    entries = checkpoint.header.tensors
+    names = {**checkpoint.tensors, **checkpoint.packed}
     try:
-        opened: Any = safe_open(checkpoint.path, framework="pt", device="cpu")
-        with opened as file:
-            for name, stored in checkpoint.tensors.items():
-                tensor: Tensor = file.get_tensor(stored)
-                if tuple(tensor.shape) != checkpoint.header.tensors[stored].shape:
-                    raise _changed(checkpoint, f"{name} has another shape")
-                weights[name] = tensor.to(dtype_of(name, precision, islands))
+        for path in dict.fromkeys(entries[stored].path for stored in names.values()):
+            opened: Any = safe_open(path, framework="pt", device="cpu")
+            with opened as file:
+                for name, stored in names.items():
+                    if entries[stored].path != path:
+                        continue
+                    tensor: Tensor = file.get_tensor(stored)
+                    if tuple(tensor.shape) != entries[stored].shape:
+                        raise _changed(checkpoint, f"{name} has another shape")
+                    weights[name] = tensor
     except (SafetensorError, OSError) as error:
         raise _changed(checkpoint, str(error)) from error
     return weights

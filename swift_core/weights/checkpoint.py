@@ -1,7 +1,7 @@
 """What a file turned out to be, as a value and as a sentence."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -10,12 +10,15 @@ from typing import Any
 from .headers import Header, TensorEntry, shown
 from .layouts import Layout
 from .notes import Config
+from .packing import is_packing
 
-LOADABLE = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-"""Number formats that models are built from, and what people call them."""
+LOADABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Number formats that models are built from."""
 
-_FORMAT_NAMES = {
-    **LOADABLE,
+FORMAT_NAMES = {
+    "F32": "fp32",
+    "F16": "fp16",
+    "BF16": "bf16",
     "F8_E4M3": "fp8 (e4m3)",
     "F8_E5M2": "fp8 (e5m2)",
     "I8": "int8",
@@ -31,6 +34,7 @@ class Kind(Enum):
     VAE = "VAE"
     TEXT_WORDS = "word text encoder"
     TEXT_UMT5 = "UMT5 text encoder"
+    TEXT_T5 = "T5 text encoder"
     LORA = "LoRA"
     TAE = "preview VAE (TAE)"
     UNKNOWN = "unknown file"
@@ -49,6 +53,8 @@ class Checkpoint:
         prefix: what stands in front of every name.
         config: its architecture; None if it is not to be had.
         tensors: by original Wan name where there is a layout: the names in the file.
+        packed: likewise what says how weights are packed: by Wan's name of the layer and what is
+            said, ``blocks.0.ffn.0.scale_weight``.
         expected: how many tensors a whole one has; 0 where unknown.
         missing: tensors that it lacks, by original Wan name.
         unexpected: tensors that do not belong, by original Wan name.
@@ -64,6 +70,7 @@ class Checkpoint:
     prefix: str = ""
     config: Config | None = None
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])
+    packed: Mapping[str, str] = field(default_factory=dict[str, str])
     expected: int = 0
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -82,13 +89,17 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Count the numbers in the file."""
-        return sum(entry.parameters for entry in self.header.tensors.values())
+        """Count the numbers in the file, without those that only say how others are packed."""
+        return sum(entry.parameters for entry in self._weights)
 
     @property
     def formats(self) -> Mapping[str, int]:
         """Count the numbers of each format, most frequent first."""
-        return dict(count_formats(self.header.tensors).most_common())
+        return dict(count_formats(self._weights).most_common())
+
+    @property
+    def _weights(self) -> list[TensorEntry]:
+        return [entry for name, entry in self.header.tensors.items() if not is_packing(name)]
 
     @property
     def is_complete(self) -> bool:
@@ -107,7 +118,8 @@ class Checkpoint:
         if self.layout is not None:
             prefixed = f" behind {self.prefix}" if self.prefix else ""
             parts.append(f"{self.layout.value}{prefixed}")
-        parts.append(in_bytes(self.nbytes))
+        files = f" in {self.header.files} files" if self.header.files > 1 else ""
+        parts.append(f"{in_bytes(self.nbytes)}{files}")
         if self.layout is not None:
             parts.append("complete" if self.is_complete else self._gaps())
         if self.obstacle is not None:
@@ -135,7 +147,7 @@ class Checkpoint:
         }
 
     def _formats_in_words(self) -> str:
-        formats = [_FORMAT_NAMES.get(name, name.lower()) for name in self.formats]
+        formats = [FORMAT_NAMES.get(name, name.lower()) for name in self.formats]
         if not formats:
             return ""
         rest = f" with parts in {' and '.join(formats[1:])}" if formats[1:] else ""
@@ -155,10 +167,10 @@ class Checkpoint:
         return "; ".join(gaps)
 
 
-def count_formats(tensors: Mapping[str, TensorEntry]) -> Counter[str]:
+def count_formats(tensors: Iterable[TensorEntry]) -> Counter[str]:
     """Count the numbers of each format."""
     count: Counter[str] = Counter()
-    for entry in tensors.values():
+    for entry in tensors:
         count[entry.dtype] += entry.parameters
     return count
 

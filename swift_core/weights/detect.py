@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,37 +12,36 @@ from torch import nn
 from ..errors import CheckpointError
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
-from ..text.words import WordEncoder
+from ..text.umt5 import UMT5Config, umt5_shapes
+from ..text.words import WordConfig, WordEncoder
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
-from .checkpoint import LOADABLE, Checkpoint, Kind, count_formats
+from .checkpoint import FORMAT_NAMES, LOADABLE, Checkpoint, Kind, count_formats
 from .families import (
     Recognised,
     describe_dit,
+    describe_umt5,
     describe_vae,
     foreign_part,
     name_dit,
     name_vae,
     recognise_lora,
+    recognise_t5,
     recognise_tae,
-    recognise_umt5,
 )
 from .headers import Header, TensorEntry, shown
 from .layouts import PREFIXES, Layout, to_wan_keys
 from .notes import Config, Notes, read_notes
-from .sizes import MissingError, Shapes, dit_config, vae_config, word_config
+from .packing import Packing, is_packing, layer_of, read_packing
+from .shards import read_model_header
+from .sizes import MissingError, Shapes, dit_config, umt5_config, vae_config, word_config
+from .umt5_names import TOKENIZER_TENSOR
 
 _Tensors = Mapping[str, TensorEntry]
 
-_SCALES = re.compile(
-    r"(.*\.)?(scaled_fp8|scale_weight|scale_input|weight_scale|weight_scale_2|input_scale"
-    r"|comfy_quant)"
-)
-"""Names of tensors that say how others are packed."""
-
 _RECOGNISERS: tuple[Callable[[_Tensors], Recognised | None], ...] = (
     recognise_lora,
-    recognise_umt5,
+    recognise_t5,
     recognise_tae,
 )
 
@@ -93,6 +93,21 @@ _PROBES = (
         note="vae",
     ),
     _Probe(
+        kind=Kind.TEXT_UMT5,
+        layout=Layout.WAN,
+        sign=r"blocks\.\d+\.pos_embedding\.embedding\.weight",
+        wanted="blocks.N.pos_embedding.embedding.weight",
+        note="umt5",
+    ),
+    _Probe(
+        kind=Kind.TEXT_UMT5,
+        layout=Layout.TRANSFORMERS_UMT5,
+        # Where T5 has position biases in its first block alone, UMT5 has them in every one.
+        sign=r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\.weight",
+        wanted="encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+        note="umt5",
+    ),
+    _Probe(
         kind=Kind.TEXT_WORDS,
         layout=Layout.OWN,
         sign=r"words\.weight",
@@ -102,6 +117,18 @@ _PROBES = (
 )
 
 
+def look_into(path: Path | str) -> Checkpoint:
+    """Tell what a model's file or files are, by their headers alone.
+
+    Args:
+        path: see ``read_model_header``.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is damaged.
+    """
+    return detect(read_model_header(path))
+
+
 def detect(header: Header) -> Checkpoint:
     """Tell what a file is.
 
@@ -109,8 +136,8 @@ def detect(header: Header) -> Checkpoint:
         CheckpointError: if it is of a known kind, but contradicts itself or lacks what its shapes
             cannot say.
     """
-    packed = [name for name in header.tensors if _SCALES.fullmatch(name)]
-    names = [name for name in header.tensors if not _SCALES.fullmatch(name)]
+    beside = {TOKENIZER_TENSOR, *filter(is_packing, header.tensors)}
+    names = [name for name in header.tensors if name not in beside]
     prefix = _common_prefix(names)
     tensors = {name.removeprefix(prefix): header.tensors[name] for name in names}
     for recognise in _RECOGNISERS:
@@ -127,7 +154,7 @@ def detect(header: Header) -> Checkpoint:
     for probe in _PROBES:
         if any(re.fullmatch(probe.sign, name) for name in tensors):
             try:
-                return _examine(header, probe, prefix=prefix, tensors=tensors, packed=packed)
+                return _examine(header, probe, prefix=prefix, tensors=tensors)
             except CheckpointError as error:
                 raise CheckpointError(f"{header.path}: {error}") from error
     return Checkpoint(
@@ -157,14 +184,12 @@ def _what_was_tried(names: list[str]) -> str:
         return "several models in one file; use the parts as files of their own"
     tried = ", ".join(probe.wanted for probe in _PROBES)
     return (
-        f"{len(names)} tensors, the first being {shown(names[0])}; looked for a LoRA, UMT5, a TAE, "
+        f"{len(names)} tensors, the first being {shown(names[0])}; looked for a LoRA, T5, a TAE, "
         f"and for {tried}, and found none"
     )
 
 
-def _examine(
-    header: Header, probe: _Probe, *, prefix: str, tensors: _Tensors, packed: list[str]
-) -> Checkpoint:
+def _examine(header: Header, probe: _Probe, *, prefix: str, tensors: _Tensors) -> Checkpoint:
     """Look at a file of a kind that we load: its architecture, and whether it is whole."""
     notes = read_notes(header)
     if notes.kind not in (None, probe.note):
@@ -182,18 +207,23 @@ def _examine(
         return Checkpoint(
             header=header,
             kind=probe.kind,
-            name=f"part of a Wan {probe.kind.value}",
+            name=f"part of a {_family(probe.kind)}",
             details=f"{len(tensors)} tensors of it",
             layout=probe.layout,
             prefix=prefix,
             missing=(error.name,),
-            obstacle="it is one file of several, or damaged; get the model as one file",
+            obstacle=(
+                "it is one file of several, or damaged; put all files and their "
+                ".safetensors.index.json into one folder, or get the model as one file"
+            ),
         )
     whole = expected_shapes(config)
     name, details, obstacle = _describe(config, foreign.values())
-    packing = _packing(header, packed)
-    if not packing:
+    packing = read_packing(header)
+    formats = _foreign_formats(tensors, packing)
+    if formats is None:
         _check_shapes(shapes, whole)
+    stored = {renamed[name]: f"{prefix}{name}" for name in own}
     return Checkpoint(
         header=header,
         kind=probe.kind,
@@ -202,12 +232,17 @@ def _examine(
         layout=probe.layout,
         prefix=prefix,
         config=config,
-        tensors={renamed[name]: f"{prefix}{name}" for name in own},
+        tensors=stored,
+        packed=_packed(header, stored),
         expected=len(whole),
         missing=tuple(name for name in whole if name not in shapes),
-        unexpected=(*(name for name in shapes if name not in whole), *foreign),
-        quantisation="scaled" if packed else "",
-        obstacle=obstacle or packing,
+        unexpected=(
+            *(name for name in shapes if name not in whole),
+            *foreign,
+            *packing.strays,
+        ),
+        quantisation=packing.words,
+        obstacle=obstacle or formats,
     )
 
 
@@ -216,7 +251,11 @@ def _config(kind: Kind, shapes: Shapes, notes: Notes) -> Config:
         return dit_config(shapes, notes)
     if kind is Kind.VAE:
         return vae_config(shapes, notes)
-    return word_config(shapes)
+    return umt5_config(shapes) if kind is Kind.TEXT_UMT5 else word_config(shapes)
+
+
+def _family(kind: Kind) -> str:
+    return kind.value if kind is Kind.TEXT_UMT5 else f"Wan {kind.value}"
 
 
 def _describe(config: Config, foreign: Iterable[str]) -> tuple[str, str, str | None]:
@@ -226,19 +265,40 @@ def _describe(config: Config, foreign: Iterable[str]) -> tuple[str, str, str | N
         return name, describe_dit(config), obstacle
     if isinstance(config, VAEConfig):
         return name_vae(config), describe_vae(config), None
+    if isinstance(config, UMT5Config):
+        return Kind.TEXT_UMT5.value, describe_umt5(config), None
     return "word text encoder", f"{config.buckets} words, width {config.text_dim}", None
 
 
-def _packing(header: Header, packed: list[str]) -> str | None:
-    """Say which number formats of a file cannot be loaded; None if all can."""
-    foreign = [name for name in count_formats(header.tensors) if name not in LOADABLE]
-    if not foreign and not packed:
+def _foreign_formats(tensors: _Tensors, packing: Packing) -> str | None:
+    """Say which formats of a file cannot be read; None if all can."""
+    foreign = packing.foreign or tuple(
+        FORMAT_NAMES.get(name, name.lower())
+        for name in count_formats(tensors.values())
+        if name not in LOADABLE
+    )
+    if not foreign:
         return None
-    formats = f"the number format {' and '.join(foreign)}" if foreign else "scaled weights"
-    return f"{formats} cannot be loaded yet; {', '.join(LOADABLE.values())} can"
+    return (
+        f"weights in {' and '.join(foreign)} are not read here; in ComfyUI load it with its own "
+        "loader node and connect that to a MODEL input, elsewhere choose it in "
+        f"{', '.join(FORMAT_NAMES[name] for name in LOADABLE)}"
+    )
 
 
-def make_module(config: Config) -> nn.Module:
+def _packed(header: Header, stored: Mapping[str, str]) -> dict[str, str]:
+    """Give the names of what says how weights are packed, with Wan's name of the layer."""
+    wan = {name: ours for ours, name in stored.items()}
+    found: dict[str, str] = {}
+    for name in filter(is_packing, header.tensors):
+        layer, part = layer_of(name)
+        weight = wan.get(f"{layer}.weight")
+        if weight is not None:
+            found[f"{weight.removesuffix('.weight')}.{part}"] = name
+    return found
+
+
+def make_module(config: DiTConfig | VAEConfig | WordConfig) -> nn.Module:
     """Build a model of this architecture, without memory for its weights."""
     with torch.device("meta"):
         if isinstance(config, DiTConfig):
@@ -251,6 +311,8 @@ def make_module(config: Config) -> nn.Module:
 @lru_cache(maxsize=16)
 def expected_shapes(config: Config) -> Shapes:
     """Give the shapes of all tensors of a model, by original Wan name."""
+    if isinstance(config, UMT5Config):
+        return umt5_shapes(config)
     return {name: tuple(value.shape) for name, value in make_module(config).state_dict().items()}
 
 

@@ -6,6 +6,7 @@ anything believes it. Nothing but safetensors is ever opened: pickles can run co
 
 import json
 import math
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,10 +46,13 @@ _DTYPE_BITS = {
 }
 
 _PICKLE = (
-    "is a PyTorch pickle, and pickles can run code: only safetensors files are read; look for a "
-    "safetensors version, or load this one in PyTorch with weights_only=True and save its tensors "
-    "with safetensors.torch.save_file"
+    "is a PyTorch pickle, and pickles can run code: only safetensors files are read. Look for a "
+    "safetensors version, or convert it in its folder, where torch and safetensors are, with: "
+    "python -c \"import torch, safetensors.torch as s; m = torch.load('{name}', "
+    "map_location='cpu', weights_only=True); m = m.get('state_dict', m); "
+    "s.save_file({{k: v.contiguous().clone() for k, v in m.items()}}, '{stem}.safetensors')\""
 )
+_PLAIN_NAME = re.compile(r"[\w .+-]+", re.ASCII)
 _ZIP = b"PK\x03\x04"
 _FOREIGN = (
     (_ZIP, _PICKLE),
@@ -73,12 +77,14 @@ class TensorEntry:
     """One tensor of a file.
 
     Attributes:
+        path: the file that holds it.
         dtype: in the words of safetensors: ``BF16``.
         shape: its sizes.
         begin: offset of its first byte in the data.
         end: offset behind its last byte.
     """
 
+    path: Path
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -95,16 +101,18 @@ class Header:
     """What a file says about itself, checked against its length.
 
     Attributes:
-        path: the file.
+        path: the file; of a model in several files, their index.
         tensors: by name, in the order of the header.
         metadata: the file's own notes; as untrusted as the rest.
-        nbytes: length of the file.
+        nbytes: length of the file; of a model in several files, of all of them.
+        files: how many files the tensors are in.
     """
 
     path: Path
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     nbytes: int
+    files: int = 1
 
 
 def shown(text: str) -> str:
@@ -146,7 +154,10 @@ def _header_length(path: Path, first: bytes, *, nbytes: int) -> int:
     absurd = length > _MAX_HEADER_NBYTES
     for magic, sentence in _FOREIGN:
         if first.startswith(magic) and (absurd or magic == _ZIP):
-            raise CheckpointError(f"{path} {sentence}.")
+            # It is there to be pasted into a shell, so no name gets in that a shell would obey.
+            name = path.name if _PLAIN_NAME.fullmatch(path.name) else "model.pt"
+            said = sentence.format(name=name, stem=Path(name).stem)
+            raise CheckpointError(f"{path} {said}.")
     if len(first) <= _PREFIX_NBYTES:
         raise _half_downloaded(path, nbytes=nbytes, expected=f"at least {_PREFIX_NBYTES + 2}")
     if absurd or length < 2 or first[_PREFIX_NBYTES:] != b"{":
@@ -229,7 +240,8 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
             f"{path}: {shown(name)} has the unknown number format {shown(dtype)}; the file is "
             "damaged or newer than this version."
         )
-    made = TensorEntry(dtype=dtype, shape=shape, begin=offsets[0], end=offsets[1])
+    begin, end = offsets
+    made = TensorEntry(path=path, dtype=dtype, shape=shape, begin=begin, end=end)
     # Sizes are untrusted: a long product of large ones is a number that takes minutes to compute.
     small = len(shape) <= 64 and max(shape, default=0) < 2**63
     if not small or 8 * (made.end - made.begin) != made.parameters * _DTYPE_BITS[dtype]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..errors import OutputError
 from ..flow.recipe import Recipe
 from ..geometry import Patch
 from ..model.config import DiTConfig
@@ -24,9 +25,10 @@ from ..shapes import Tensor
 from ..text.words import WordConfig, WordEncoder
 from ..vae.autoencoder import WanVAE, prepare
 from ..vae.config import VAEConfig
-from .build import dtype_of, fill_module, islands_of, save_checkpoint
+from .build import fill_module, islands_of, save_checkpoint
 from .model_set import ModelSet, Slot
 from .set_file import DEFAULT_RECIPE, SetFile, write_set_file
+from .unpacking import dtype_of
 
 ConfigT = TypeVar("ConfigT", DiTConfig, VAEConfig, WordConfig)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -162,7 +164,13 @@ def save_model_set(models: ModelSet, folder: Path) -> None:
         same = next((other for other in files if slots[other] is slot), name)
         files[name] = files.get(same, f"{name}.safetensors")
         if same == name:
-            save_checkpoint(slot.load(FP32), folder / files[name])
+            module = slot.load(FP32)
+            if not isinstance(module, WanDiT | WanVAE | WordEncoder):
+                raise OutputError(
+                    f"the text encoder {slot.source} is UMT5, which is not written anew; copy the "
+                    "file, or save a set with a word encoder."
+                )
+            save_checkpoint(module, folder / files[name])
     write_set_file(
         folder,
         SetFile(

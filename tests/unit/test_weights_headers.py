@@ -3,11 +3,14 @@
 import json
 import os
 import pickle
+import shlex
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from swift_core.errors import CheckpointError
 from swift_core.weights.headers import read_header, shown
@@ -81,7 +84,7 @@ def test_pickles_are_refused_by_content_whatever_their_name(path, tmp_path):
     with pytest.raises(CheckpointError, match="pickles can run code: only safetensors"):
         read_header(path)
     path.write_bytes(pickle.dumps({"a": list(range(1000))}, protocol=4))
-    with pytest.raises(CheckpointError, match="weights_only=True and save its tensors"):
+    with pytest.raises(CheckpointError, match="weights_only=True"):
         read_header(path)
     path.write_bytes(b"PK\x03\x04" + bytes(40))
     with pytest.raises(CheckpointError, match="pickles can run code"):
@@ -93,6 +96,29 @@ def test_pickles_are_refused_by_content_whatever_their_name(path, tmp_path):
     named_like_one = tmp_path / "model.pt"
     save_file({"a": torch.zeros(3)}, named_like_one)
     assert list(read_header(named_like_one).tensors) == ["a"]
+
+
+def test_the_command_in_a_pickles_refusal_converts_it(tmp_path):
+    path = tmp_path / "Wan2.2 VAE.pth"
+    weight = torch.arange(6.0).view(2, 3)
+    torch.save({"state_dict": {"a": weight, "shares": weight.t()}}, path)
+    with pytest.raises(CheckpointError) as refused:
+        read_header(path)
+    command = str(refused.value).partition("with: python ")[2].removesuffix(".")
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=tmp_path, check=True)
+    converted = load_file(tmp_path / "Wan2.2 VAE.safetensors")
+    assert torch.equal(converted["a"], weight)
+    assert torch.equal(converted["shares"], weight.t())
+
+
+@pytest.mark.parametrize("name", ["a'); import os #.pth", "$(reboot).pth", 'a"b.pth', "a`b`.pth"])
+def test_the_command_holds_no_name_that_a_shell_would_obey(tmp_path, name):
+    path = tmp_path / name
+    torch.save({"a": torch.zeros(3)}, path)
+    with pytest.raises(
+        CheckpointError, match=r"torch\.load\('model\.pt', .*'model\.safetensors'\)"
+    ):
+        read_header(path)
 
 
 @pytest.mark.parametrize("magic", [b"\x80\x02", b"<\x00", b"<!"])
