@@ -4,6 +4,7 @@ All of it is said from keys and shapes. What cannot be told from them is not sai
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,9 +14,11 @@ from ..model.config import (
     WAN22_TI2V_5B,
     DiTConfig,
 )
+from ..text.umt5 import UMT5Config
 from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from .checkpoint import Kind
 from .headers import TensorEntry
+from .lora_keys import Role, foreign_kind, is_wan, spelling, split_key
 from .sizes import WAN21_1_3B
 
 _Tensors = Mapping[str, TensorEntry]
@@ -102,22 +105,21 @@ def describe_vae(config: VAEConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Recognised:
-    """A file that is known but not loaded here.
+    """A file that is known, but is no model that we load.
 
     Attributes:
         kind: what it is.
         name: what people call it.
         details: its sizes in words.
-        obstacle: why it cannot be loaded, as the end of a sentence.
+        obstacle: why it cannot be used, as the end of a sentence; None if it can be.
     """
 
     kind: Kind
     name: str
     details: str
-    obstacle: str
+    obstacle: str | None
 
 
-_LORA_DOWN = re.compile(r"(.+)\.(lora_A|lora_down)(\.default)?\.weight")
 _SELF_ATTENTION_QUERY = re.compile(r"self_attn[._]q$|attn1[._]to_q$")
 _WIDTHS = {
     3072: "Wan2.2-TI2V-5B",
@@ -128,67 +130,97 @@ _WIDTHS = {
 
 def lora_widths(tensors: _Tensors) -> frozenset[int]:
     """Give the widths that a LoRA's parts take; the width of its DiT is one, or it fits none."""
-    return frozenset(
-        entry.shape[1]
-        for name, entry in tensors.items()
-        if _LORA_DOWN.fullmatch(name) and len(entry.shape) == 2
-    )
+    widths: set[int] = set()
+    for name, entry in tensors.items():
+        found = split_key(name)
+        if found is None or not entry.shape:
+            continue
+        if found[1] is Role.DOWN and len(entry.shape) == 2:
+            widths.add(entry.shape[1])
+        elif found[1] in (Role.WEIGHT, Role.BIAS, Role.MODULATION):
+            widths.add(entry.shape[-1])
+    return frozenset(widths)
 
 
 def recognise_lora(tensors: _Tensors) -> Recognised | None:
-    """Recognise a LoRA, and for which width of DiT it is."""
-    rank = width = 0
-    for name, entry in tensors.items():
-        match = _LORA_DOWN.fullmatch(name)
-        if match is None or len(entry.shape) != 2:
-            continue
-        query = _SELF_ATTENTION_QUERY.search(match[1])
-        if query or not width:
-            rank, width = entry.shape
-        if query:
-            break
-    if not width:
+    """Recognise a LoRA, or another adapter, and for which width of DiT it is."""
+    other = next((kind for name in tensors if (kind := foreign_kind(name)) is not None), None)
+    keys = {name: found for name in tensors if (found := split_key(name)) is not None}
+    if other is None and all(role is Role.ALPHA for _, role in keys.values()):
         return None
-    model = _WIDTHS.get(width, f"a model of width {width}")
+    parts = [(stem, role, tensors[name].shape) for name, (stem, role) in keys.items()]
+    if other is not None:
+        return Recognised(
+            kind=Kind.LORA,
+            name=other,
+            details="an adapter that is no plain LoRA",
+            obstacle="only plain LoRAs are applied here; load the model and this file with "
+            "ComfyUI's own nodes (LoraLoaderModelOnly), and connect the MODEL",
+        )
+    stems = [stem for stem, _, _ in parts]
+    size = _rank_in_words([shape[0] for _, role, shape in parts if role is Role.DOWN and shape])
+    if not any(is_wan(stem) for stem in stems):
+        return Recognised(
+            kind=Kind.LORA,
+            name="LoRA",
+            details=f"for another kind of model ({size})",
+            obstacle="it was not made for a Wan model",
+        )
+    width = _lora_width(parts)
+    model = _WIDTHS.get(width, f"a model of width {width}" if width else "an unknown model")
     return Recognised(
         kind=Kind.LORA,
         name="LoRA",
-        details=f"for {model} (rank {rank})",
-        obstacle="LoRAs are not applied yet",
+        details=f"for {model} ({size}, {spelling(stems)})",
+        obstacle=None,
     )
 
 
-_UMT5 = (
-    (
-        "token_embedding.weight",
-        "blocks.{}.attn.q.weight",
-        "blocks.1.pos_embedding.embedding.weight",
-    ),
-    (
-        "shared.weight",
-        "encoder.block.{}.layer.0.SelfAttention.q.weight",
-        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
-    ),
-)
-"""Original and transformers' names: the vocabulary, a block's, and what only UMT5 has: position
-biases in every block, where T5 has them in the first alone."""
+def _rank_in_words(ranks: list[int]) -> str:
+    if not ranks:
+        return "differences without factors"
+    least, most = min(ranks), max(ranks)
+    return f"rank {least}" if least == most else f"ranks {least} to {most}"
 
 
-def recognise_umt5(tensors: _Tensors) -> Recognised | None:
-    """Recognise the text encoder of the published Wan models."""
-    for vocabulary, block, biases in _UMT5:
-        entry = tensors.get(vocabulary)
-        if entry is None or len(entry.shape) != 2 or biases not in tensors:
-            continue
-        blocks = sum(block.format(index) in tensors for index in range(64))
-        words, width = entry.shape
-        return Recognised(
-            kind=Kind.TEXT_UMT5,
-            name="UMT5 text encoder",
-            details=f"a text encoder of {blocks} blocks, width {width}, {words} tokens",
-            obstacle="it cannot be run here yet",
-        )
-    return None
+def _lora_width(parts: list[tuple[str, Role, tuple[int, ...]]]) -> int:
+    """Tell the width of a LoRA's DiT; 0 if nothing shows it."""
+    downs = [(stem, shape) for stem, role, shape in parts if role is Role.DOWN and len(shape) > 1]
+    for stem, shape in downs:
+        if _SELF_ATTENTION_QUERY.search(stem):
+            return shape[1]
+    sides = Counter(side for _, _, shape in parts for side in shape if side in _WIDTHS)
+    if sides:
+        return sides.most_common(1)[0][0]
+    if downs:
+        return downs[0][1][1]
+    return next((shape[-1] for _, role, shape in parts if shape and role is not Role.ALPHA), 0)
+
+
+def describe_umt5(config: UMT5Config) -> str:
+    """Give a UMT5 encoder's sizes in words."""
+    return (
+        f"a text encoder of {config.layers} blocks, width {config.text_dim}, "
+        f"{config.vocabulary} tokens"
+    )
+
+
+_T5_BIASES = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def recognise_t5(tensors: _Tensors) -> Recognised | None:
+    """Recognise UMT5's ancestor, which people have for other models."""
+    has_biases = [_T5_BIASES.format(block) in tensors for block in (0, 1)]
+    second = "encoder.block.1.layer.0.SelfAttention.q.weight" in tensors
+    vocabulary = tensors.get("shared.weight")
+    if has_biases != [True, False] or not second or vocabulary is None:
+        return None
+    return Recognised(
+        kind=Kind.TEXT_T5,
+        name="T5 text encoder",
+        details=f"{' by '.join(str(size) for size in vocabulary.shape)} (tokens, width)",
+        obstacle="Wan's models read UMT5, whose every block has position biases",
+    )
 
 
 def recognise_tae(tensors: _Tensors) -> Recognised | None:
