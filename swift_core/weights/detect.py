@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,9 +29,10 @@ from .families import (
     recognise_tae,
 )
 from .headers import Header, TensorEntry, shown
-from .layouts import PREFIXES, Layout, to_wan_keys
+from .layouts import PREFIXES, to_wan_keys
 from .notes import Config, Notes, read_notes
 from .packing import Packing, is_packing, layer_of, read_packing
+from .probes import PROBES, Probe
 from .shards import read_model_header
 from .sizes import MissingError, Shapes, dit_config, umt5_config, vae_config, word_config
 from .umt5_names import TOKENIZER_TENSOR
@@ -43,77 +43,6 @@ _RECOGNISERS: tuple[Callable[[_Tensors], Recognised | None], ...] = (
     recognise_lora,
     recognise_t5,
     recognise_tae,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Probe:
-    """A kind that we load, in one layout.
-
-    Attributes:
-        sign: a name that only such a file has; a regular expression.
-        wanted: that name in words.
-        note: what our own files of the kind note themselves to be.
-    """
-
-    kind: Kind
-    layout: Layout
-    sign: str
-    wanted: str
-    note: str
-
-
-_PROBES = (
-    _Probe(
-        kind=Kind.DIT,
-        layout=Layout.WAN,
-        sign=r"blocks\.\d+\.self_attn\.q\.weight",
-        wanted="blocks.N.self_attn.q.weight",
-        note="dit",
-    ),
-    _Probe(
-        kind=Kind.DIT,
-        layout=Layout.DIFFUSERS_DIT,
-        sign=r"blocks\.\d+\.attn1\.to_q\.weight",
-        wanted="blocks.N.attn1.to_q.weight",
-        note="dit",
-    ),
-    _Probe(
-        kind=Kind.VAE,
-        layout=Layout.WAN,
-        sign=r"(en|de)coder\.middle\.0\.residual\.0\.gamma",
-        wanted="encoder.middle.0.residual.0.gamma",
-        note="vae",
-    ),
-    _Probe(
-        kind=Kind.VAE,
-        layout=Layout.DIFFUSERS_VAE,
-        sign=r"(en|de)coder\.mid_block\.resnets\.0\.norm1\.gamma",
-        wanted="encoder.mid_block.resnets.0.norm1.gamma",
-        note="vae",
-    ),
-    _Probe(
-        kind=Kind.TEXT_UMT5,
-        layout=Layout.WAN,
-        sign=r"blocks\.\d+\.pos_embedding\.embedding\.weight",
-        wanted="blocks.N.pos_embedding.embedding.weight",
-        note="umt5",
-    ),
-    _Probe(
-        kind=Kind.TEXT_UMT5,
-        layout=Layout.TRANSFORMERS_UMT5,
-        # Where T5 has position biases in its first block alone, UMT5 has them in every one.
-        sign=r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\.weight",
-        wanted="encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
-        note="umt5",
-    ),
-    _Probe(
-        kind=Kind.TEXT_WORDS,
-        layout=Layout.OWN,
-        sign=r"words\.weight",
-        wanted="words.weight",
-        note="words",
-    ),
 )
 
 
@@ -151,7 +80,7 @@ def detect(header: Header) -> Checkpoint:
                 prefix=prefix,
                 obstacle=known.obstacle,
             )
-    for probe in _PROBES:
+    for probe in PROBES:
         if any(re.fullmatch(probe.sign, name) for name in tensors):
             try:
                 return _examine(header, probe, prefix=prefix, tensors=tensors)
@@ -182,14 +111,14 @@ def _what_was_tried(names: list[str]) -> str:
     inside = sum("diffusion_model." in name for name in names)
     if 0 < inside < len(names):
         return "several models in one file; use the parts as files of their own"
-    tried = ", ".join(probe.wanted for probe in _PROBES)
+    tried = ", ".join(probe.wanted for probe in PROBES)
     return (
         f"{len(names)} tensors, the first being {shown(names[0])}; looked for a LoRA, T5, a TAE, "
         f"and for {tried}, and found none"
     )
 
 
-def _examine(header: Header, probe: _Probe, *, prefix: str, tensors: _Tensors) -> Checkpoint:
+def _examine(header: Header, probe: Probe, *, prefix: str, tensors: _Tensors) -> Checkpoint:
     """Look at a file of a kind that we load: its architecture, and whether it is whole."""
     notes = read_notes(header)
     if notes.kind not in (None, probe.note):
