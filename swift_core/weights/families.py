@@ -163,7 +163,7 @@ def recognise_lora(tensors: _Tensors) -> Recognised | None:
         return Recognised(
             kind=Kind.LORA,
             name="LoRA",
-            details=f"for another kind of model ({size})",
+            details=f"for another kind of model, {size}",
             obstacle="it was not made for a Wan model",
         )
     width = _lora_width(parts)
@@ -171,7 +171,7 @@ def recognise_lora(tensors: _Tensors) -> Recognised | None:
     return Recognised(
         kind=Kind.LORA,
         name="LoRA",
-        details=f"for {model} ({size}, {spelling(stems)})",
+        details=f"for {model}, {size}, {spelling(stems)}",
         obstacle=None,
     )
 

@@ -268,7 +268,7 @@ def _check_shape(delta: Delta, target: str, shape: tuple[int, ...], config: DiTC
         own = (up[0], *(shape[1:] if flat else own[1:]))
     if _solid(own) != _solid(shape):
         raise CheckpointError(
-            f"{file.path} is {file.checkpoint.label} {file.checkpoint.details} and does not fit "
+            f"{file.path} is {file.checkpoint.label} {file.checkpoint.details}, and does not fit "
             f"{describe_dit(config)}: {target} is {list(shape)} there, and {_sizes(own)} for "
             f"{shown(delta.keys[0])}; choose the LoRA that was made for this model."
         )

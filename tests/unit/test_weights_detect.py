@@ -7,14 +7,17 @@ import pytest
 
 from swift_core.errors import CheckpointError
 from swift_core.model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B, WAN22_TI2V_5B
+from swift_core.text.umt5 import UMT5_XXL
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
 from swift_core.weights.checkpoint import Kind, in_bytes
 from swift_core.weights.detect import detect, expected_shapes
+from swift_core.weights.families import lora_widths
 from swift_core.weights.headers import read_header
 from swift_core.weights.layouts import Layout, dit_to_diffusers, vae_to_diffusers
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.seeded import SEEDED_DETAIL, SEEDED_MOTION, SEEDED_VAE, SEEDED_WORDS
 from swift_core.weights.sizes import WAN21_1_3B
+from swift_core.weights.umt5_names import umt5_file_table
 from tests.sparse import write_sparse
 
 WAN_14B_T2V = replace(WAN22_I2V_A14B, in_channels=16)
@@ -175,7 +178,8 @@ def test_a_part_of_a_split_model_is_named_as_one(path):
     )
     assert checkpoint.sentence.endswith(
         "incomplete; first missing: patch_embedding.weight, not usable: it is one file of several, "
-        "or damaged; get the model as one file."
+        "or damaged; put all files and their .safetensors.index.json into one folder, or get the "
+        "model as one file."
     )
     encoder = {n: s for n, s in expected_shapes(WAN22_VAE).items() if n.startswith("encoder.")}
     assert look(path, encoder).missing == ("conv2.weight",)
@@ -219,31 +223,82 @@ def quantised(config, dtype, extra):
     } | extra
 
 
+Q = "blocks.0.self_attn.q"
+
+
 @pytest.mark.parametrize(
     ("dtype", "extra", "words"),
     [
         ("F8_E4M3", {}, "fp8 (e4m3) with parts in bf16, original"),
-        ("F8_E4M3", {"scaled_fp8": ("F8_E4M3", (2,))}, "fp8 (e4m3) with parts in bf16, scaled, "),
-        ("F8_E4M3", {"blocks.0.self_attn.q.scale_weight": ("F32", ())}, ", scaled, "),
-        ("F8_E4M3", {"blocks.0.self_attn.q.weight_scale": ("F32", ())}, ", scaled, "),
-        ("I8", {"blocks.0.self_attn.q.comfy_quant": ("U8", (9,))}, "int8 with parts in bf16 and"),
+        ("F8_E5M2", {}, "fp8 (e5m2) with parts in bf16, original"),
+        ("F8_E4M3", {"scaled_fp8": ("F8_E4M3", (2,))}, "fp8 (e4m3) with parts in bf16, original"),
+        ("F8_E4M3", {f"{Q}.scale_weight": ("F32", ())}, ", scaled per tensor, original"),
+        ("F8_E4M3", {f"{Q}.weight_scale": ("F32", (1,))}, ", scaled per tensor, original"),
+        ("F8_E4M3", {f"{Q}.weight_scale": ("F32", (3072, 1))}, ", scaled per output, original"),
+        ("F8_E4M3", {f"{Q}.weight_scale": ("BF16", (3072,))}, ", scaled per output, original"),
+        ("BF16", {f"{Q}.scale_weight": ("F32", ())}, "bf16, scaled per tensor, original"),
     ],
 )
-def test_quantised_files_are_recognised_and_not_loaded_yet(path, dtype, extra, words):
+def test_8_bit_files_are_usable(path, dtype, extra, words):
     checkpoint = look(path, quantised(WAN22_TI2V_5B, dtype, extra))
     assert checkpoint.config == WAN22_TI2V_5B
     assert checkpoint.is_complete
     assert words in checkpoint.sentence
-    assert checkpoint.obstacle is not None
-    assert checkpoint.obstacle.startswith(f"the number format {dtype}")
-    assert checkpoint.obstacle.endswith("cannot be loaded yet; fp32, fp16, bf16 can")
+    assert checkpoint.obstacle is None
+    assert checkpoint.parameters == 4_999_787_712
 
 
-def test_scales_beside_plain_formats_are_an_obstacle_too(path):
-    shapes = {**expected_shapes(WAN22_TI2V_5B), "blocks.0.self_attn.q.scale_weight": ()}
-    assert look(path, shapes).obstacle == (
-        "scaled weights cannot be loaded yet; fp32, fp16, bf16 can"
+def test_the_second_generation_says_its_format_in_the_metadata(path):
+    layers = {Q: {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}}
+    shapes = quantised(WAN22_TI2V_5B, "F8_E4M3", {f"{Q}.weight_scale": ("F32", ())})
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    assert look(path, shapes, metadata=metadata).obstacle is None
+    metadata = {
+        "_quantization_metadata": json.dumps({"layers": {Q: {"format": "int8_tensorwise"}}})
+    }
+    assert look(path, shapes, metadata=metadata).obstacle == (
+        "weights in int8_tensorwise are not read here; in ComfyUI load it with its own loader node "
+        "and connect that to a MODEL input, elsewhere choose it in fp32, fp16, bf16, fp8 (e4m3), "
+        "fp8 (e5m2)"
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "{}", '{"layers": 3}', '{"layers": {"a": 3}}', '{"layers": {"a": {}}}']
+)
+def test_damaged_notes_of_the_packing_are_refused(path, text):
+    with pytest.raises(CheckpointError, match="damaged metadata under _quantization_metadata"):
+        look(path, expected_shapes(WAN21_VAE), metadata={"_quantization_metadata": text})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "extra", "what"),
+    [
+        ("I8", {f"{Q}.comfy_quant": ("U8", (9,))}, "int8"),
+        ("I8", {f"{Q}.weight_scale": ("F32", (3072, 1))}, "int8"),
+        ("F8_E4M3", {f"{Q}.weight_scale": ("U8", (3072, 96))}, "mxfp8 or nvfp4"),
+        ("F8_E4M3", {f"{Q}.weight_scale": ("F8_E8M0", (3072, 96))}, "mxfp8"),
+        (
+            "F8_E4M3",
+            {f"{Q}.weight_scale": ("F32", (24, 24))},
+            "weights with a scale for each block",
+        ),
+        ("U8", {f"{Q}.weight_scale_2": ("F32", ())}, "nvfp4"),
+        ("F4", {}, "f4"),
+    ],
+)
+def test_other_packings_are_named_and_sent_to_the_model_input(path, dtype, extra, what):
+    checkpoint = look(path, quantised(WAN22_TI2V_5B, dtype, extra))
+    assert checkpoint.config == WAN22_TI2V_5B
+    assert checkpoint.obstacle is not None
+    assert checkpoint.obstacle.startswith(f"weights in {what} are not read here; in ComfyUI")
+
+
+def test_a_scale_without_its_weight_does_not_belong(path):
+    shapes = {**expected_shapes(WAN22_TI2V_5B), "blocks.77.self_attn.q.scale_weight": ("F32", ())}
+    checkpoint = look(path, shapes)
+    assert checkpoint.unexpected == ("blocks.77.self_attn.q.scale_weight",)
+    assert not checkpoint.is_complete
 
 
 def test_packing_two_numbers_into_one_does_not_confuse(path):
@@ -259,55 +314,210 @@ def test_packing_two_numbers_into_one_does_not_confuse(path):
     assert "packed or raw bytes with parts in bf16" in checkpoint.sentence
 
 
-UMT5 = {
-    "token_embedding.weight": (256384, 4096),
-    **{f"blocks.{n}.attn.q.weight": (4096, 4096) for n in range(24)},
-    **{f"blocks.{n}.pos_embedding.embedding.weight": (32, 64) for n in range(24)},
-}
-UMT5_IN_TRANSFORMERS = {
-    "shared.weight": (256384, 4096),
-    **{f"encoder.block.{n}.layer.0.SelfAttention.q.weight": (4096, 4096) for n in range(24)},
-    **{
-        f"encoder.block.{n}.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64)
-        for n in range(24)
-    },
-}
+UMT5 = expected_shapes(UMT5_XXL)
+TABLE = "token_embedding.weight"
 
 
-@pytest.mark.parametrize("shapes", [UMT5, UMT5_IN_TRANSFORMERS])
-@pytest.mark.parametrize("extra", [{}, {"scaled_fp8": ("F8_E4M3", (0,))}])
-def test_umt5_is_recognised(path, shapes, extra):
-    checkpoint = look(path, {**shapes, **extra})
-    assert checkpoint.kind is Kind.TEXT_UMT5
-    assert checkpoint.label == "a UMT5 text encoder"
-    assert checkpoint.sentence.startswith(
-        "UMT5 text encoder: a text encoder of 24 blocks, width 4096, 256384 tokens, bf16"
-    )
-    assert checkpoint.sentence.endswith("not usable: it cannot be run here yet.")
+def in_transformers(shapes, table="shared.weight"):
+    ours = {name: theirs for theirs, name in umt5_file_table(layers=24).items()}
+    return {ours[name] if name != TABLE else table: shape for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(
-    ("down", "width", "model"),
+    ("shapes", "layout"),
     [
-        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", 3072, "Wan2.2-TI2V-5B"),
-        ("blocks.0.self_attn.q.lora_down.weight", 5120, "a Wan 14B model"),
-        ("lora_unet__blocks_0_self_attn_q.lora_down.weight", 1536, "Wan2.1-T2V-1.3B"),
-        ("pipe.dit.blocks.0.self_attn.q.lora_A.default.weight", 3072, "Wan2.2-TI2V-5B"),
-        ("transformer.blocks.0.attn1.to_q.lora_A.weight", 640, "a model of width 640"),
+        (UMT5, Layout.WAN),
+        (in_transformers(UMT5), Layout.TRANSFORMERS_UMT5),
+        (in_transformers(UMT5, "encoder.embed_tokens.weight"), Layout.TRANSFORMERS_UMT5),
+        (
+            {**in_transformers(UMT5), "encoder.embed_tokens.weight": UMT5[TABLE]},
+            Layout.TRANSFORMERS_UMT5,
+        ),
+        ({f"model.{n}": s for n, s in in_transformers(UMT5).items()}, Layout.TRANSFORMERS_UMT5),
     ],
 )
-def test_loras_are_recognised_and_for_what(path, down, width, model):
-    shapes = {"diffusion_model.blocks.0.ffn.2.lora_A.weight": (64, 99), down: (64, width)}
+@pytest.mark.parametrize("extra", [{}, {"spiece_model": ("U8", (1000,))}])
+def test_umt5_is_recognised(path, shapes, layout, extra):
+    checkpoint = look(path, {**shapes, **extra})
+    assert checkpoint.kind is Kind.TEXT_UMT5
+    assert checkpoint.label == "a UMT5 text encoder"
+    assert checkpoint.config == UMT5_XXL
+    assert checkpoint.layout is layout
+    assert checkpoint.tensors.keys() == UMT5.keys()
+    assert checkpoint.is_complete
+    assert checkpoint.obstacle is None
+    assert checkpoint.sentence.startswith(
+        "UMT5 text encoder: a text encoder of 24 blocks, width 4096, 256384 tokens, bf16"
+    )
+
+
+def test_every_row_of_the_table_of_umt5_is_needed(path):
+    """What is no row is refused; what a row lacks is missing."""
+    shapes = in_transformers(UMT5)
+    for name in ("encoder.block.23.layer.1.DenseReluDense.wo.weight", "shared.weight"):
+        lacking = {other: shape for other, shape in shapes.items() if other != name}
+        assert look(path, lacking).missing == (umt5_file_table(layers=24)[name],)
+    with pytest.raises(
+        CheckpointError, match=r"decoder\.final_layer_norm\.weight; the model is of"
+    ):
+        look(path, {**shapes, "decoder.final_layer_norm.weight": (4096,)})
+
+
+def test_a_part_of_umt5_is_named_as_that(path):
+    part = {name: shape for name, shape in UMT5.items() if not name.startswith("blocks.0.")}
+    checkpoint = look(path, part)
+    assert checkpoint.kind is Kind.TEXT_UMT5
+    assert checkpoint.sentence.startswith("part of a UMT5 text encoder: 232 tensors of it")
+    assert checkpoint.obstacle is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"blocks.0.pos_embedding.embedding.weight": (32, 60)}, "4096, which is not a multiple"),
+        ({"blocks.0.pos_embedding.embedding.weight": (3, 64)}, "3 buckets of distances cannot"),
+        ({"blocks.0.pos_embedding.embedding.weight": (33, 64)}, "33 buckets of distances cannot"),
+        ({"blocks.7.attn.k.weight": (4096, 4095)}, r"blocks\.7\.attn\.k\.weight has shape"),
+        ({TABLE: (1 << 21, 4096)}, "2 sizes from 1 to 1048576 were expected"),
+    ],
+)
+def test_a_umt5_that_contradicts_itself(path, changes, said):
+    with pytest.raises(CheckpointError, match=said):
+        look(path, {**UMT5, **changes})
+
+
+def test_t5_is_not_taken_for_umt5(path):
+    """Its second and later blocks have no position biases."""
+    biases = "relative_attention_bias.weight"
+    shapes = {
+        name: shape
+        for name, shape in in_transformers(UMT5).items()
+        if not name.endswith(biases) or ".block.0." in name
+    }
+    checkpoint = look(path, {**shapes, "shared.weight": (32128, 4096)})
+    assert checkpoint.kind is Kind.TEXT_T5
+    assert checkpoint.sentence.startswith("T5 text encoder: 32128 by 4096 (tokens, width), bf16")
+    assert checkpoint.sentence.endswith(
+        "not usable: Wan's models read UMT5, whose every block has position biases."
+    )
+
+
+@pytest.mark.parametrize(
+    ("down", "width", "model", "names"),
+    [
+        ("diffusion_model.{}.self_attn.q.lora_A.weight", 3072, "Wan2.2-TI2V-5B", "Wan names"),
+        ("{}.self_attn.q.lora_down.weight", 5120, "a Wan 14B model (Wan2.2 A14B", "Wan names"),
+        (
+            "lora_unet__blocks_0_self_attn_q.lora_down.weight",
+            1536,
+            "Wan2.1-T2V-1.3B",
+            "Wan names with underscores",
+        ),
+        ("pipe.dit.{}.self_attn.q.lora_A.default.weight", 3072, "Wan2.2-TI2V-5B", "Wan names"),
+        ("base_model.model.{}.self_attn.q.lora_A.weight", 3072, "Wan2.2-TI2V-5B", "Wan names"),
+        ("transformer.{}.attn1.to_q.lora_A.weight", 640, "a model of width 640", "diffusers names"),
+        (
+            "lycoris_blocks_0_attn1_to_q.lora_down.weight",
+            5120,
+            "a Wan 14B model",
+            "diffusers names with underscores",
+        ),
+    ],
+)
+def test_loras_are_recognised_and_for_what(path, down, width, model, names):
+    shapes = {down.format("blocks.0"): (64, width)}
     checkpoint = look(path, shapes)
     assert checkpoint.kind is Kind.LORA
-    assert f"LoRA: for {model}" in checkpoint.sentence
-    assert "(rank 64)" in checkpoint.sentence
-    assert checkpoint.sentence.endswith("not usable: LoRAs are not applied yet.")
+    assert checkpoint.sentence.startswith(f"LoRA: for {model}")
+    assert f", rank 64, {names}, bf16, " in checkpoint.sentence
+    assert checkpoint.obstacle is None
+    checkpoint = look(path, {"transformer.blocks.0.ffn.2.lora_A.weight": (4, 99), **shapes})
+    assert checkpoint.sentence.startswith(f"LoRA: for {model}")
+    assert ", ranks 4 to 64, " in checkpoint.sentence
 
 
-def test_a_lora_without_self_attention_goes_by_what_it_has(path):
-    checkpoint = look(path, {"head.lora_B.weight": (9, 4), "head.lora_A.weight": (4, 3072)})
-    assert "LoRA: for Wan2.2-TI2V-5B (rank 4)" in checkpoint.sentence
+@pytest.mark.parametrize(
+    ("shapes", "details"),
+    [
+        (
+            {"head.lora_B.weight": (9, 4), "head.lora_A.weight": (4, 3072)},
+            "for Wan2.2-TI2V-5B, rank 4, Wan names",
+        ),
+        (
+            {
+                "diffusion_model.blocks.0.diff_m": (1, 6, 5120),
+                "diffusion_model.blocks.0.ffn.0.diff_b": (13824,),
+                "diffusion_model.blocks.0.norm3.diff": (5120,),
+            },
+            "for a Wan 14B model (Wan2.2 A14B experts, Wan2.1-14B), differences without factors, "
+            "Wan names",
+        ),
+        (
+            {"blocks.0.diff_m": (1, 6, 48)},
+            "for a model of width 48, differences without factors, Wan names",
+        ),
+        (
+            {"blocks.0.ffn.2.lora_down.weight": (8, 99), "blocks.0.ffn.2.alpha": ()},
+            "for a model of width 99, rank 8, Wan names",
+        ),
+        ({"head.head.diff": ()}, "for an unknown model, differences without factors, Wan names"),
+    ],
+)
+def test_a_lora_without_self_attention_goes_by_what_it_has(path, shapes, details):
+    checkpoint = look(path, shapes)
+    assert checkpoint.details == details
+    assert checkpoint.obstacle is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+        "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight",
+        "diffusion_model.blocks.0.self_attn.q_proj.lora_A.weight",
+    ],
+)
+def test_a_lora_for_another_kind_of_model_is_not_named_after_its_width(path, name):
+    checkpoint = look(path, {name: (16, 3072)})
+    assert checkpoint.kind is Kind.LORA
+    assert checkpoint.sentence.startswith("LoRA: for another kind of model, rank 16, bf16, ")
+    assert checkpoint.sentence.endswith("not usable: it was not made for a Wan model.")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("blocks.0.ffn.0.dora_scale", "a DoRA"),
+        ("lycoris_blocks_0_ffn_0.hada_w1_a", "a LoHa"),
+        ("lycoris_blocks_0_ffn_0.lokr_w2", "a LoKr"),
+    ],
+)
+def test_other_adapters_are_sent_to_comfyui(path, name, label):
+    checkpoint = look(path, {name: (8, 5120), "blocks.0.ffn.0.lora_A.weight": (8, 5120)})
+    assert checkpoint.kind is Kind.LORA
+    assert checkpoint.label == label
+    assert checkpoint.sentence.endswith(
+        "not usable: only plain LoRAs are applied here; load the model and this file with "
+        "ComfyUI's own nodes (LoraLoaderModelOnly), and connect the MODEL."
+    )
+
+
+def test_an_alpha_alone_makes_no_lora(path):
+    """Other models have parameters of that name."""
+    assert look(path, {"blocks.0.activation.alpha": (1,)}).kind is Kind.UNKNOWN
+
+
+def test_the_widths_of_a_lora(path):
+    shapes = {
+        "blocks.0.self_attn.q.lora_A.weight": (8, 3072),
+        "blocks.0.self_attn.q.lora_B.weight": (3072, 8),
+        "blocks.0.ffn.2.lora_down.weight": (8, 14336),
+        "blocks.0.diff_m": (1, 6, 48),
+        "blocks.0.ffn.2.alpha": (),
+        "blocks.0.ffn.2.scale": (77,),
+    }
+    assert lora_widths(look(path, shapes).header.tensors) == {3072, 14336, 48}
 
 
 def test_a_preview_vae_is_recognised(path):
@@ -321,9 +531,11 @@ def test_an_unknown_file_says_what_was_looked_for(path):
     checkpoint = look(path, {"unet.conv_in\n.weight": (3, 3)})
     assert checkpoint.kind is Kind.UNKNOWN
     assert checkpoint.sentence == (
-        r"unknown file: 1 tensors, the first being unet.conv_in\n.weight; looked for a LoRA, UMT5, "
+        r"unknown file: 1 tensors, the first being unet.conv_in\n.weight; looked for a LoRA, T5, "
         "a TAE, and for blocks.N.self_attn.q.weight, blocks.N.attn1.to_q.weight, "
         "encoder.middle.0.residual.0.gamma, encoder.mid_block.resnets.0.norm1.gamma, "
+        "blocks.N.pos_embedding.embedding.weight, "
+        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight, "
         "words.weight, and found none, bf16, "
         f"{path.stat().st_size} bytes."
     )

@@ -385,7 +385,7 @@ def test_a_lora_of_which_nothing_matches_is_refused(dit, path):
     other = small_dit(layers=5)
     factors = make_factors(other, layers=["blocks.3.ffn.0", "blocks.4.ffn.2"])
     said = (
-        r"is a LoRA for a model of width 48 \(rank 4, Wan names\), and none of its 4 keys match a "
+        r"is a LoRA for a model of width 48, rank 4, Wan names, and none of its 4 keys match a "
         r"DiT with 8 input channels \(3 blocks, width 48\); the first are "
         r"blocks\.3\.ffn\.0\.lora_A\.weight, .*\.\.\.\. Choose the LoRA that was made for"
     )
@@ -395,7 +395,7 @@ def test_a_lora_of_which_nothing_matches_is_refused(dit, path):
 def test_a_lora_for_another_width_is_refused(dit, path):
     factors = make_factors(small_dit(dim=96))
     said = (
-        r"is a LoRA for a model of width 96 \(rank 4, Wan names\) and does not fit a DiT with 8 "
+        r"is a LoRA for a model of width 96, rank 4, Wan names, and does not fit a DiT with 8 "
         r"input channels \(3 blocks, width 48\): blocks\.0\.self_attn\.o\.weight is \[48, 48\] "
         r"there, and \[96, 96\] for .*lora_A\.weight; choose the LoRA that was made for this model"
     )
