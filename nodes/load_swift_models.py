@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.bundled import BUNDLED, load_bundled
-from .host.files import NONE, WEIGHT_FORMATS, list_files
+from .host.files import NONE, list_files
+from .host.loading import WEIGHT_FORMATS
 from .host.own_files import load_own_files
 from .schema import advanced, make_schema
 from .types import DetailModelType, MotionModelType
@@ -80,6 +81,9 @@ class LoadSwiftModels(io.ComfyNode):
                 ),
                 *_lora("motion_low_lora", "Stage I at low noise."),
                 *_lora("detail_lora", "Stage II, for example the Turbo LoRA of TI2V-5B."),
+                *_second_lora("motion_high_lora_2", "motion_high_lora"),
+                *_second_lora("motion_low_lora_2", "motion_low_lora"),
+                *_second_lora("detail_lora_2", "detail_lora"),
             ],
             outputs=[
                 MotionModelType.Output(
@@ -117,20 +121,32 @@ def _file(name: str, folder: str, tooltip: str) -> Any:
 
 def _lora(name: str, what: str) -> tuple[Any, Any]:
     return (
-        io.Combo.Input(
+        _lora_file(
             name,
-            options=list_files("loras"),
-            default=NONE,
-            optional=True,
-            tooltip=f"A LoRA for {what} From models/loras. Not used with the bundled set.",
+            f"A LoRA for {what} From models/loras. Not used with the bundled set.",
         ),
-        io.Float.Input(
-            f"{name}_strength",
-            default=1.0,
-            optional=True,
-            min=-10.0,
-            max=10.0,
-            step=0.05,
-            tooltip="How much of the LoRA is added; 0 leaves it out.",
-        ),
+        _lora_strength(name),
+    )
+
+
+def _second_lora(name: str, first: str) -> tuple[Any, Any]:
+    tooltip = f"A second LoRA, added to what {first} has made of the model. From models/loras."
+    return advanced(_lora_file(name, tooltip)), advanced(_lora_strength(name))
+
+
+def _lora_file(name: str, tooltip: str) -> Any:
+    return io.Combo.Input(
+        name, options=list_files("loras"), default=NONE, optional=True, tooltip=tooltip
+    )
+
+
+def _lora_strength(name: str) -> Any:
+    return io.Float.Input(
+        f"{name}_strength",
+        default=1.0,
+        optional=True,
+        min=-10.0,
+        max=10.0,
+        step=0.05,
+        tooltip="How much of the LoRA is added; 0 leaves it out.",
     )

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import comfy.sd
-import comfy.utils
 import folder_paths
-import torch
 
 from ...swift_core.errors import CheckpointError
+from ...swift_core.geometry import Patch
 from ...swift_core.model.config import DiTConfig
-from ...swift_core.vae.config import VAEConfig
+from ...swift_core.text.umt5 import UMT5_XXL
+from ...swift_core.vae.config import WAN22_VAE, VAEConfig
 from ...swift_core.weights.checkpoint import Checkpoint, Kind
-from ...swift_core.weights.detect import detect
-from ...swift_core.weights.families import lora_widths
-from ...swift_core.weights.headers import read_header
+from ...swift_core.weights.detect import look_into
+from ...swift_core.weights.families import foreign_part, lora_widths
 from ...swift_core.weights.layouts import Layout
+from ...swift_core.weights.lora import Lora, match_lora, read_lora
+from ...swift_core.weights.places import UMT5_FILE, place_of
+from ...swift_core.weights.umt5_names import TOKENIZER_TENSOR
+from .formats import is_readable
+from .loading import find_tokenizer
+from .loras import ChosenLora
 
 NONE = "none"
 
-WEIGHT_FORMATS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
-    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
-    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+_IMAGE_ENCODER = foreign_part("img_emb.")
+"""The one part that our DiT lacks and that ComfyUI does without: Wan2.1-I2V's."""
+
+_MODEL_INPUTS = {
+    "motion_high": "Motion Reference 360P's motion_model",
+    "motion_low": "Motion Reference 360P's motion_model_low",
+    "detail": "CSG 2K Sampler's detail_model",
 }
-"""As ComfyUI's own loader names them."""
+"""Where a MODEL goes that another loader has read."""
 
 
 def list_files(folder: str) -> list[str]:
-    """List what a loader of ours can read in one of ComfyUI's model folders, after "none"."""
-    names = folder_paths.get_filename_list(folder)
-    return [NONE, *(name for name in names if name.endswith(".safetensors"))]
+    """List what ComfyUI has in one of its model folders, after "none".
+
+    Files that no loader of ours reads are among them: chosen, they are named, and where they go.
+    """
+    return [NONE, *folder_paths.get_filename_list(folder)]
 
 
 def inspect_file(slot: str, folder: str, name: str) -> Checkpoint:
-    """Look into a file by its header only.
+    """Look into a file by its header only; one file of a model in several stands for all of it.
 
     Raises:
         CheckpointError: if it is none, or cannot be read.
@@ -49,7 +56,7 @@ def inspect_file(slot: str, folder: str, name: str) -> Checkpoint:
             "choose again."
         )
     try:
-        return detect(read_header(Path(path)))
+        return look_into(Path(path))
     except CheckpointError as error:
         raise CheckpointError(f"{slot}: {error}") from error
 
@@ -63,7 +70,23 @@ def check_dit(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], what:
     config = checkpoint.config
     if not isinstance(config, DiTConfig) or config.in_channels not in allowed:
         raise _wrong_slot(slot, checkpoint, what)
+    foreign = {foreign_part(name) for name in checkpoint.unexpected} - {None}
+    if foreign - {_IMAGE_ENCODER} or (foreign and checkpoint.layout is not Layout.WAN):
+        raise _wrong_slot(slot, checkpoint, what)
+    if not is_readable(checkpoint):
+        raise CheckpointError(
+            f"{slot}: {_described(checkpoint)} with weights packed in a way that this loader does "
+            "not read; load it with its own loader node, and connect its MODEL to "
+            f"{_MODEL_INPUTS[slot]}."
+        )
     _check_whole(slot, checkpoint)
+    # ComfyUI takes these for granted, and would make noise of a model that has others.
+    usual = config.heads * 128 == config.dim and config.text_dim == UMT5_XXL.text_dim
+    if not usual or config.patch != Patch(time=1, height=2, width=2):
+        raise CheckpointError(
+            f"{slot}: {_described(checkpoint)} of other proportions than Wan's, which ComfyUI does "
+            "not read; use it on the command line, in its set of models."
+        )
     return config.in_channels
 
 
@@ -77,70 +100,63 @@ def check_vae(slot: str, checkpoint: Checkpoint, latent_channels: int, what: str
     if not isinstance(config, VAEConfig) or config.latent_channels != latent_channels:
         raise _wrong_slot(slot, checkpoint, what)
     _check_whole(slot, checkpoint)
+    if latent_channels == WAN22_VAE.latent_channels and config != WAN22_VAE:
+        raise CheckpointError(
+            f"{slot}: {_described(checkpoint)} of other proportions than Wan's, which ComfyUI does "
+            "not read; use it on the command line, in its set of models."
+        )
 
 
-def check_lora(slot: str, checkpoint: Checkpoint, dit: Checkpoint) -> None:
+def check_lora(slot: str, checkpoint: Checkpoint, strength: float, dit: Checkpoint) -> ChosenLora:
     """Refuse a file that is no LoRA for a DiT's width: ComfyUI would leave it out in silence.
 
     Raises:
         CheckpointError: saying what it is.
     """
     assert isinstance(dit.config, DiTConfig), "checked before its LoRA"
-    fits = dit.config.dim in lora_widths(checkpoint.header.tensors)
-    if checkpoint.kind is not Kind.LORA or not fits:
-        raise _wrong_slot(slot, checkpoint, f"a LoRA for {dit.path.name}, width {dit.config.dim},")
+    what = f"a LoRA for {dit.path.name}, width {dit.config.dim},"
+    widths = lora_widths(checkpoint.header.tensors)
+    if checkpoint.kind is not Kind.LORA or (widths and dit.config.dim not in widths):
+        raise _wrong_slot(slot, checkpoint, what)
+    # Other adapters than plain LoRAs are ComfyUI's to read, and so are a foreign part's.
+    match = None
+    try:
+        if checkpoint.obstacle is None and not dit.unexpected:
+            match = match_lora(Lora(file=read_lora(checkpoint), strength=strength), dit.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{slot}: {error}") from error
+    return ChosenLora(slot=slot, file=checkpoint, strength=strength, match=match)
 
 
 def check_text_encoder(slot: str, checkpoint: Checkpoint) -> None:
-    """Refuse a file that is not UMT5.
+    """Refuse a file that is not UMT5-XXL with a tokenizer.
 
     Raises:
         CheckpointError: saying what it is.
     """
     if checkpoint.kind is not Kind.TEXT_UMT5:
-        raise _wrong_slot(slot, checkpoint, "UMT5 (umt5_xxl_fp8_e4m3fn_scaled.safetensors)")
-
-
-def load_model(checkpoint: Checkpoint, weight_format: str) -> Any:
-    """Load a DiT through ComfyUI, with all the formats that it knows."""
-    return comfy.sd.load_diffusion_model(
-        str(checkpoint.path), model_options=dict(WEIGHT_FORMATS[weight_format])
-    )
-
-
-def add_lora(model: Any, slot: str, file: Checkpoint, strength: float) -> Any:
-    """Put a LoRA onto a MODEL, through ComfyUI.
-
-    Raises:
-        CheckpointError: if it fits the model nowhere.
-    """
-    weights = comfy.utils.load_torch_file(str(file.path), safe_load=True)
-    patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
-    if len(patched.patches) == len(model.patches):
+        raise _wrong_slot(slot, checkpoint, f"UMT5 ({UMT5_FILE})")
+    _check_whole(slot, checkpoint)
+    if checkpoint.config != UMT5_XXL:
         raise CheckpointError(
-            f"{slot}: no key of {file.path.name} fits this model; choose the LoRA that was made "
-            "for it."
+            f"{slot}: {_described(checkpoint)}, but ComfyUI runs UMT5-XXL only; choose {UMT5_FILE}."
         )
-    return patched
-
-
-def load_vae(checkpoint: Checkpoint) -> Any:
-    """Load a VAE through ComfyUI."""
-    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(checkpoint.path), safe_load=True))
-
-
-def load_text_encoder(checkpoint: Checkpoint) -> Any:
-    """Load UMT5 through ComfyUI."""
-    return comfy.sd.load_clip(
-        ckpt_paths=[str(checkpoint.path)],
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        clip_type=comfy.sd.CLIPType.WAN,
-    )
+    if not is_readable(checkpoint):
+        raise CheckpointError(
+            f"{slot}: {_described(checkpoint)} with weights packed in a way that this loader does "
+            "not read; load it with its own loader node, and connect its CLIP to CLIP Text Encode."
+        )
+    is_inside = TOKENIZER_TENSOR in checkpoint.header.tensors
+    if not is_inside and find_tokenizer(checkpoint) is None:
+        raise CheckpointError(
+            f"{slot}: {checkpoint.path.name} is UMT5 without its tokenizer; choose {UMT5_FILE}, "
+            "which has it inside, or put spiece.model of google/umt5-xxl beside the file."
+        )
 
 
 def _wrong_slot(slot: str, checkpoint: Checkpoint, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{slot}: {_described(checkpoint)}, but {what} belongs here; choose another file."
+        f"{slot}: {_described(checkpoint)}, but {what} belongs here; {place_of(checkpoint).advice}."
     )
 
 
@@ -151,13 +167,8 @@ def _described(checkpoint: Checkpoint) -> str:
 
 
 def _check_whole(slot: str, checkpoint: Checkpoint) -> None:
-    """Refuse a file that is not whole, or named as ComfyUI does not read; it judges packed ones."""
-    if checkpoint.layout is not Layout.WAN:
-        raise CheckpointError(
-            f"{slot}: {checkpoint.path.name} is {checkpoint.label} as diffusers names its tensors, "
-            "which ComfyUI does not read; choose the file that Comfy-Org has repackaged."
-        )
-    if checkpoint.missing and not checkpoint.quantisation:
+    """Refuse a file that is not whole."""
+    if checkpoint.missing:
         raise CheckpointError(
             f"{slot}: {checkpoint.path.name} lacks {len(checkpoint.missing)} tensors, the first "
             f"is {checkpoint.missing[0]}; download it again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,9 @@ from typing import Any
 from ...swift_core.errors import CheckpointError
 from ...swift_core.weights.checkpoint import Checkpoint
 from ..types import CoreMotionModel
-from .files import (
-    NONE,
-    WEIGHT_FORMATS,
-    add_lora,
-    check_dit,
-    check_lora,
-    check_text_encoder,
-    check_vae,
-    inspect_file,
-    load_model,
-    load_text_encoder,
-    load_vae,
-)
+from .files import NONE, check_dit, check_lora, check_text_encoder, check_vae, inspect_file
+from .loading import WEIGHT_FORMATS, load_model, load_text_encoder, load_vae
+from .loras import ChosenLora, add_lora
 
 _SLOTS = {
     "motion_high": "diffusion_models",
@@ -46,8 +35,8 @@ def load_own_files(
     """Load motion model, detail model, Stage II's VAE and CLIP; None where nothing is chosen.
 
     Args:
-        chosen: file names by slot, ``"none"`` or absent for none; ``<slot>_lora`` and
-            ``<slot>_lora_strength``.
+        chosen: file names by slot, ``"none"`` or absent for none; ``<slot>_lora``,
+            ``<slot>_lora_2``, and the ``_strength`` of each.
 
     Raises:
         CheckpointError: if a file is in the wrong slot or broken, or a stage lacks its VAE; no
@@ -69,7 +58,7 @@ def load_own_files(
         )
     _check_motion(files)
     _check_detail(files)
-    loras = {slot: _lora(slot, chosen, files[slot]) for slot in _LORA_SLOTS if slot in files}
+    loras = {slot: _loras(slot, chosen, files[slot]) for slot in _LORA_SLOTS if slot in files}
     text = None
     if text_encoder != NONE:
         text = inspect_file("text_encoder", "text_encoders", text_encoder)
@@ -87,20 +76,15 @@ def load_own_files(
     return motion, opened.model("detail"), opened.vae("detail_vae"), clip
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Lora:
-    file: Checkpoint
-    strength: float
-
-
-def _lora(slot: str, chosen: Mapping[str, Any], dit: Checkpoint) -> _Lora | None:
-    """Look into the LoRA of a slot, if it has one that does anything."""
-    name, strength = chosen.get(f"{slot}_lora", NONE), chosen.get(f"{slot}_lora_strength", 1.0)
-    if name == NONE or strength == 0:
-        return None
-    file = inspect_file(f"{slot}_lora", "loras", name)
-    check_lora(f"{slot}_lora", file, dit)
-    return _Lora(file=file, strength=strength)
+def _loras(slot: str, chosen: Mapping[str, Any], dit: Checkpoint) -> tuple[ChosenLora, ...]:
+    """Look into the LoRAs of a slot: those that do anything, in turn."""
+    found: list[ChosenLora] = []
+    for place in (f"{slot}_lora", f"{slot}_lora_2"):
+        name, strength = chosen.get(place, NONE), chosen.get(f"{place}_strength", 1.0)
+        if name != NONE and strength != 0:
+            file = inspect_file(place, "loras", name)
+            found.append(check_lora(place, file, strength, dit))
+    return tuple(found)
 
 
 class _Opened:
@@ -109,7 +93,7 @@ class _Opened:
     def __init__(
         self,
         files: Mapping[str, Checkpoint],
-        loras: Mapping[str, _Lora | None],
+        loras: Mapping[str, tuple[ChosenLora, ...]],
         weight_format: str,
     ) -> None:
         self._files = files
@@ -118,10 +102,11 @@ class _Opened:
         self._loaded: dict[Path, Any] = {}
 
     def model(self, slot: str) -> Any:
-        """Load the DiT of a slot, and put its LoRA onto it."""
+        """Load the DiT of a slot, and put its LoRAs onto it, one after the other."""
         model = self._load(slot, partial(load_model, weight_format=self._weight_format))
-        lora = self._loras.get(slot)
-        return add_lora(model, f"{slot}_lora", lora.file, lora.strength) if lora else model
+        for lora in self._loras.get(slot, ()):
+            model = add_lora(model, lora)
+        return model
 
     def vae(self, slot: str) -> Any:
         """Load the VAE of a slot."""

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from swift_core.model.config import WAN22_I2V_A14B, WAN22_TI2V_5B
+from swift_core.model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B, WAN22_TI2V_5B
+from swift_core.text.umt5 import UMT5_XXL
+from swift_core.text.words import WordConfig
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
 from swift_core.weights.detect import expected_shapes
-from swift_core.weights.layouts import dit_to_diffusers
 from tests.host.graph import Graph
 from tests.sparse import write_sparse
 
@@ -17,11 +18,18 @@ SMALL = {"dim": 128, "heads": 1, "ffn_dim": 256, "layers": 2}
 A14B = expected_shapes(replace(WAN22_I2V_A14B, **SMALL))
 TI2V = expected_shapes(replace(WAN22_TI2V_5B, **SMALL))
 T2V = expected_shapes(replace(WAN22_I2V_A14B, **SMALL, in_channels=16))
-UMT5 = {
-    "shared.weight": (256384, 4096),
-    "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
-    "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64),
+REFERENCE = expected_shapes(replace(WAN22_REFERENCE_5B, **SMALL))
+UMT5 = expected_shapes(UMT5_XXL)
+T5 = {
+    "shared.weight": (32128, 4096),
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64),
+    "encoder.block.1.layer.0.SelfAttention.q.weight": (4096, 4096),
 }
+TAE = {"decoder.1.weight": (64, 48, 3, 3), "decoder.3.conv.0.weight": (64, 128, 3, 3)}
+SEVERAL = {"model.diffusion_model.blocks.0.weight": (2,), "first_stage_model.weight": (2,)}
+LATENT = {"latent_tensor": (1, 16, 2, 4, 4), "latent_format_version_0": (0,)}
+VACE = A14B | {"vace_patch_embedding.weight": (128, 96, 1, 2, 2)}
+LIKE_OURS = expected_shapes(replace(WAN22_TI2V_5B, **SMALL, text_dim=64))
 
 
 def lora(width):
@@ -29,9 +37,16 @@ def lora(width):
     return {f"{name}.lora_A.weight": (8, width), f"{name}.lora_B.weight": (width, 8)}
 
 
-def in_diffusers(shapes):
-    names = dit_to_diffusers(shapes)
-    return {names[name]: shape for name, shape in shapes.items()}
+def packed(shapes, form, **scale):
+    """Pack the blocks' matrices without a word about it."""
+    made = {}
+    for name, shape in shapes.items():
+        is_matrix = name.startswith("blocks.") and len(shape) == 2 and name.endswith("weight")
+        made[name] = (form, shape) if is_matrix else shape
+        if is_matrix:
+            rows = shape[0] if scale["by_row"] else 1
+            made[f"{name.removesuffix('weight')}weight_scale"] = ("F32", (rows, 1))
+    return made
 
 
 CHOSEN = {
@@ -53,12 +68,24 @@ def folders(server):
         "a14b": A14B,
         "ti2v": TI2V,
         "t2v": T2V,
-        "diffusers": in_diffusers(TI2V),
+        "vace": VACE,
+        "reference": REFERENCE,
+        "int8": packed(TI2V, "I8", by_row=True),
+        "rows": packed(TI2V, "F8_E4M3", by_row=True),
+        "like_ours": LIKE_OURS,
         "wan21": expected_shapes(WAN21_VAE),
         "wan22": expected_shapes(WAN22_VAE),
         "umt5": UMT5,
+        "base": expected_shapes(replace(UMT5_XXL, layers=2)),
+        "t5": T5,
+        "words": expected_shapes(WordConfig(buckets=16, text_dim=8)),
+        "tae": TAE,
         "lora128": lora(128),
+        "lora1536": lora(1536),
+        "lora3072": lora(3072),
         "lora5120": lora(5120),
+        "several": SEVERAL,
+        "latent": LATENT,
         "foreign": {"model.weight": (3, 4)},
     }
     written = []
@@ -73,6 +100,10 @@ def folders(server):
         pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
         page = models / folder / "page.safetensors"
         page.write_text("<!DOCTYPE html><html><body>Not found</body></html>")
+        pickle = models / folder / "pickle.pth"
+        pickle.write_bytes(b"PK\x03\x04" + bytes(100))
+        gguf = models / folder / "gguf.safetensors"
+        gguf.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 100)
         cut = write_sparse(models / folder / "cut.safetensors", TI2V)
         with cut.open("r+b") as file:
             file.truncate(cut.stat().st_size - 1000)
@@ -82,6 +113,8 @@ def folders(server):
             text,
             pointer,
             page,
+            pickle,
+            gguf,
             cut,
             write_sparse(models / folder / "lacking.safetensors", lacking),
         ]
@@ -104,30 +137,78 @@ IS = {
     "a14b": "is a custom Wan DiT (a DiT with 36 input channels, 2 blocks, width 128)",
     "ti2v": "is a custom Wan DiT (a DiT with 48 input channels, 2 blocks, width 128)",
     "t2v": "is a custom Wan DiT (a DiT with 16 input channels, 2 blocks, width 128)",
+    "reference": "is a custom Wan DiT (a DiT with 96 input channels, 2 blocks, width 128)",
+    "vace": "is a Wan DiT with VACE control (a DiT with 36 input channels, 2 blocks, width 128)",
     "wan21": "is a Wan2.1 VAE (a VAE with 16 latent channels, 8x8x4 compression)",
     "wan22": "is a Wan2.2 VAE (a VAE with 48 latent channels, 16x16x4 compression)",
-    "umt5": "is a UMT5 text encoder (a text encoder of 1 blocks, width 4096, 256384 tokens)",
-    "lora128": "is a LoRA (for a model of width 128, rank 8)",
-    "lora5120": "is a LoRA (for a Wan 14B model, Wan2.2 A14B experts, Wan2.1-14B, rank 8)",
+    "umt5": "is a UMT5 text encoder (a text encoder of 24 blocks, width 4096, 256384 tokens)",
+    "t5": "is a T5 text encoder (32128 by 4096, tokens, width)",
+    "words": "is a word text encoder (16 words, width 8)",
+    "tae": "is a preview VAE (TAE) (for latents of 48 channels)",
+    "lora128": "is a LoRA (for a model of width 128, rank 8, Wan names)",
+    "lora1536": "is a LoRA (for Wan2.1-T2V-1.3B, rank 8, Wan names)",
+    "lora3072": "is a LoRA (for Wan2.2-TI2V-5B, rank 8, Wan names)",
+    "lora5120": (
+        "is a LoRA (for a Wan 14B model, Wan2.2 A14B experts, Wan2.1-14B, rank 8, Wan names)"
+    ),
+    "several": "is an unknown file (several models in one file; use the parts as files of their",
+    "latent": "is an unknown file (2 tensors, the first being latent_tensor; looked for a LoRA,",
     "foreign": "is an unknown file (1 tensors, the first being model.weight; looked for a LoRA,",
+}
+_CHOOSE = "choose Wan2.2-I2V-A14B or Wan2.2-TI2V-5B"
+GOES = {
+    "a14b": "it belongs in motion_high or motion_low (models/diffusion_models)",
+    "ti2v": "it belongs in detail or motion_high (models/diffusion_models)",
+    "t2v": f"it makes videos from text alone, so it belongs in no input: {_CHOOSE}",
+    "reference": "it belongs in detail (models/diffusion_models)",
+    "vace": (
+        "what it has beside Wan's own parts (VACE control) is for ComfyUI's own nodes: "
+        f"{_CHOOSE} here"
+    ),
+    "wan21": "it belongs in motion_vae (models/vae)",
+    "wan22": "it belongs in detail_vae or motion_vae (models/vae)",
+    "umt5": "it belongs in text_encoder (models/text_encoders)",
+    "t5": (
+        "it is for other models, and Wan's read UMT5: choose "
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors in text_encoder"
+    ),
+    "words": "it is part of a set of models, which the command line's --models takes",
+    "tae": "it belongs in no input: ComfyUI's previews take it from models/vae_approx",
+    "lora128": "it belongs in motion_high_lora or motion_low_lora or detail_lora (models/loras)",
+    "lora1536": (
+        "it is for Wan2.1-T2V-1.3B, so it belongs in no input: choose one for Wan2.2-I2V-A14B or "
+        "Wan2.2-TI2V-5B"
+    ),
+    "lora3072": "it belongs in detail_lora or motion_high_lora (models/loras)",
+    "lora5120": "it belongs in motion_high_lora or motion_low_lora (models/loras)",
+    "several": (
+        "it belongs in models/checkpoints: load it with Load Checkpoint, and connect its MODEL, "
+        "CLIP and VAE"
+    ),
+    "latent": "it is a saved latent: Load Latent opens it from ComfyUI's input",
+    "foreign": "choose another file",
 }
 LORA = "a LoRA for {}.safetensors, width 128,"
 WRONG = {
     "motion_high": (
         "an image-to-video DiT (36 or 48 input channels)",
-        ("t2v", "wan21", "wan22", "umt5", "lora5120", "foreign"),
+        ("t2v", "vace", "reference", "wan21", "tae", "umt5", "lora5120", "several", "foreign"),
     ),
     "motion_low": ("the other expert of a14b.safetensors", ("ti2v", "wan21", "lora5120")),
-    "motion_vae": ("wan_2.1_vae (16 channels)", ("a14b", "wan22", "lora128", "foreign")),
-    "detail": ("a DiT with 48 or 96 input channels", ("a14b", "wan22", "umt5", "lora128")),
+    "motion_vae": ("wan_2.1_vae (16 channels)", ("a14b", "wan22", "tae", "lora128", "foreign")),
+    "detail": (
+        "a DiT with 48 or 96 input channels",
+        ("a14b", "vace", "wan22", "umt5", "lora128", "latent"),
+    ),
     "detail_vae": ("wan2.2_vae (48 channels)", ("ti2v", "wan21", "umt5", "foreign")),
     "text_encoder": (
         "UMT5 (umt5_xxl_fp8_e4m3fn_scaled.safetensors)",
-        ("ti2v", "wan22", "lora128", "foreign"),
+        ("ti2v", "wan22", "t5", "words", "lora128", "foreign"),
     ),
-    "motion_high_lora": (LORA.format("a14b"), ("a14b", "wan21", "lora5120", "foreign")),
+    "motion_high_lora": (LORA.format("a14b"), ("a14b", "wan21", "lora1536", "lora5120", "foreign")),
     "motion_low_lora": (LORA.format("a14b"), ("umt5", "lora5120")),
-    "detail_lora": (LORA.format("ti2v"), ("ti2v", "lora5120")),
+    "detail_lora": (LORA.format("ti2v"), ("ti2v", "lora3072", "lora5120")),
+    "motion_high_lora_2": (LORA.format("a14b"), ("umt5", "lora5120")),
 }
 """What belongs into each slot, and what does not."""
 
@@ -138,7 +219,7 @@ WRONG = {
 def test_a_file_of_another_kind(server, slot, file):
     said = load(server, **{slot: f"{file}.safetensors"}).message
     assert said.startswith(f"{slot}: {file}.safetensors {IS[file]}")
-    assert said.endswith(f", but {WRONG[slot][0]} belongs here; choose another file.")
+    assert said.endswith(f", but {WRONG[slot][0]} belongs here; {GOES[file]}.")
     assert "\n" not in said
 
 
@@ -147,24 +228,47 @@ BROKEN = {
     "pointer": " is a Git LFS pointer, not the file that it stands for; run `git lfs pull`",
     "page": " is a web page, not a model: the download went wrong; download it again.",
     "cut": "it looks half-downloaded; download it again.",
+    "pickle": " is a PyTorch pickle, and pickles can run code: only safetensors files are read.",
+    "gguf": " is a GGUF file, and only safetensors files are read here; load it with a GGUF",
     "lacking": ".safetensors lacks 1 tensors, the first is blocks.1.ffn.2.bias; download it again.",
-    "diffusers": (
-        ".safetensors is a custom Wan DiT as diffusers names its tensors, which ComfyUI does not "
-        "read; choose the file that Comfy-Org has repackaged."
+    "int8": (
+        "a custom Wan DiT (a DiT with 48 input channels, 2 blocks, width 128) with weights packed "
+        "in a way that this loader does not read; load it with its own loader node, and connect "
+        "its MODEL to {}."
     ),
+    "like_ours": (
+        "a custom Wan DiT (a DiT with 48 input channels, 2 blocks, width 128) of other proportions "
+        "than Wan's, which ComfyUI does not read; use it on the command line, in its set of models."
+    ),
+    "umt5": (
+        ".safetensors is UMT5 without its tokenizer; choose umt5_xxl_fp8_e4m3fn_scaled.safetensors,"
+        " which has it inside, or put spiece.model of google/umt5-xxl beside the file."
+    ),
+    "base": (
+        "(a text encoder of 2 blocks, width 4096, 256384 tokens), but ComfyUI runs UMT5-XXL only; "
+        "choose umt5_xxl_fp8_e4m3fn_scaled.safetensors."
+    ),
+}
+BROKEN["rows"] = BROKEN["int8"]
+MODEL_GOES = {
+    "motion_high": "Motion Reference 360P's motion_model",
+    "detail": "CSG 2K Sampler's detail_model",
 }
 
 
 @pytest.mark.parametrize(
     ("slot", "file"),
     [(slot, file) for slot in WRONG for file in ("text", "pointer", "page", "cut")]
-    + [("motion_high", "diffusers"), ("detail", "diffusers"), ("detail", "lacking")],
+    + [(slot, file) for slot in ("motion_high", "detail_vae") for file in ("pickle", "gguf")]
+    + [("motion_high", "int8"), ("detail", "int8"), ("detail", "rows"), ("detail", "lacking")]
+    + [("detail", "like_ours"), ("text_encoder", "umt5"), ("text_encoder", "base")],
 )
 def test_a_broken_file(server, slot, file):
-    said = load(server, **{slot: f"{file}.safetensors"}).message
+    ending = ".pth" if file == "pickle" else ".safetensors"
+    said = load(server, **{slot: f"{file}{ending}"}).message
     assert said.startswith(f"{slot}: ")
-    assert f"{file}.safetensors" in said
-    assert BROKEN[file] in said
+    assert f"{file}{ending}" in said
+    assert BROKEN[file].format(MODEL_GOES.get(slot)) in said
     assert "\n" not in said
 
 
@@ -182,7 +286,7 @@ def test_a_broken_file(server, slot, file):
         (
             {"motion_high": "ti2v.safetensors", "motion_low": "none"},
             f"motion_vae: wan21.safetensors {IS['wan21']}, but wan2.2_vae (48 channels) belongs "
-            "here; choose another file.",
+            f"here; {GOES['wan21']}.",
         ),
         (
             {"detail_vae": "none"},

@@ -18,7 +18,7 @@ TITLE, MARGIN, HEADING, GAP = 30, 20, 60, 30
 """Pixels: a node's title bar, around the nodes of a group, its own title, between things."""
 
 HEIGHTS = {
-    "LoadSwiftModels": 510,
+    "LoadSwiftModels": 660,
     "MotionReference360P": 620,
     "SegmentOverlapConfig": 480,
     "CSG2KSampler": 920,

@@ -6,6 +6,8 @@ from types import ModuleType
 # Asked only by nodes that run, and none runs here.
 for _name in (
     "latent_formats",
+    "lora",
+    "lora_convert",
     "model_base",
     "model_management",
     "patcher_extension",
