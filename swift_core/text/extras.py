@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import PackageError
 
 _INSTALL = "pip install transformers sentencepiece ftfy"
+"""As ``requirements/text.txt`` has it; that file is not where ComfyUI installs the pack."""
 
 
 def require(package: str, purpose: str) -> Any:

@@ -5,7 +5,7 @@ Shapes are by the original Wan names; how transformers names the tensors, the we
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -124,6 +124,32 @@ def make_stack(config: UMT5Config) -> nn.Module:
     # The stack alone: the model around it holds the vocabulary's table under a second name.
     stack: nn.Module = library.UMT5EncoderModel(described).get_encoder()
     return stack
+
+
+class _Shield(nn.Module):
+    """A layer whose weight cannot be seen from outside."""
+
+    weight = None
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, tokens: Float[Tensor, "... d"]) -> Float[Tensor, "... e"]:
+        """Apply the layer."""
+        return self.layer(tokens)
+
+
+def shield_packed(stack: nn.Module) -> None:
+    """Keep transformers from rounding what goes into a layer whose weight is packed.
+
+    It brings what enters ``wo`` to the format of that layer's weight; were that one of 8 bits,
+    most of the text would be lost. It does so only where there is a weight to look at.
+    """
+    layers: dict[str, nn.Module] = dict(cast("Any", stack).named_modules())
+    for name, layer in layers.items():
+        if name.endswith(".wo") and not isinstance(layer, nn.Linear):
+            stack.set_submodule(name, _Shield(layer))
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: UMT5Config, *, source: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..shapes import Float, Int, Tensor
+from .encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class WordConfig:
             )
 
 
-class WordEncoder(nn.Module):
+class WordEncoder(TextEncoder):
     """Embed a prompt word by word."""
 
     def __init__(self, config: WordConfig) -> None:
