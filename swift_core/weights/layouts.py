@@ -173,9 +173,7 @@ def count_parts(names: Iterable[str], stem: str) -> int:
 
 
 def _diffusers_table(names: tuple[str, ...], layout: Layout) -> dict[str, str]:
-    """Give the table that fits the names' size, theirs -> original."""
-    if layout is Layout.TRANSFORMERS_UMT5:
-        return umt5_file_table(count_parts(names, r"encoder\.block\."))
+    """Give the table that fits the names' size, diffusers -> original."""
     if layout is Layout.DIFFUSERS_DIT:
         table = dit_table(count_parts(names, r"blocks\."))
     else:
@@ -200,6 +198,11 @@ def to_wan_keys(names: Iterable[str], layout: Layout) -> dict[str, str]:
     names = tuple(names)
     if layout in (Layout.WAN, Layout.OWN):
         return {name: name for name in names}
+    if layout is Layout.TRANSFORMERS_UMT5:
+        # What is in no table keeps its name, and shows as one too many: ComfyUI, where most of
+        # these files are read, does not mind a decoder.
+        table = umt5_file_table(count_parts(names, r"encoder\.block\."))
+        return {name: table.get(name, name) for name in names}
     return _translate(names, _diffusers_table(names, layout), layout.value)
 
 
