@@ -10,9 +10,12 @@ from ..files import reserved
 from ..pipeline import decode
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from ..weights.detect import detect
-from ..weights.headers import read_header, shown
+from ..weights.headers import shown
 from ..weights.latents import is_saved_latent, load_latent, read_latent_notes
+from ..weights.model_set import add_loras, loras_of
 from ..weights.set_file import DEFAULT_RECIPE
+from ..weights.shards import read_model_header
+from .loras import describe_loras, fit_published, loras_as_data, open_loras
 from .reporting import Bars
 from .settings import choose_runtime, open_models, output_shape, recipe, segment_settings
 from .speech import complain, say
@@ -44,9 +47,11 @@ def run_plan(options: argparse.Namespace) -> int:
     """Say what a run would do."""
     models, motion, detail = PUBLISHED_MODELS, DEFAULT_RECIPE, DEFAULT_RECIPE
     if options.models:
-        opened = open_models(options.models)
-        models = planned_models(opened)
+        opened = add_loras(open_models(options.models), open_loras(options.lora))
+        models, loras = planned_models(opened), loras_of(opened)
         motion, detail = opened.motion_recipe, opened.detail_recipe
+    else:
+        loras = fit_published(models, options.lora)
     made = plan_generation(
         output_shape(options),
         segment_settings(options),
@@ -54,8 +59,9 @@ def run_plan(options: argparse.Namespace) -> int:
         motion_recipe=recipe(options, motion, prefix="motion_"),
         detail_recipe=recipe(options, detail, prefix=""),
     )
-    text = json.dumps(made.as_data(), indent=2) if options.json else made.describe()
-    say(text)
+    data = {**made.as_data(), "loras": loras_as_data(loras)}
+    words = f"{made.describe()}{describe_loras(loras)}"
+    say(json.dumps(data, indent=2) if options.json else words)
     return 0
 
 
@@ -82,7 +88,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def _inspect(path: Path) -> tuple[dict[str, Any], str]:
     """Say what a file is, as data and in a sentence."""
-    header = read_header(path)
+    header = read_model_header(path)
     if not is_saved_latent(header):
         checkpoint = detect(header)
         return checkpoint.as_data(), checkpoint.sentence

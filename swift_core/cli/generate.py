@@ -18,7 +18,8 @@ from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
 from ..stages.plan import GenerationPlan
 from ..weights.latents import SavedLatent, save_latent
-from ..weights.model_set import ModelSet
+from ..weights.model_set import ModelSet, add_loras, loras_of
+from .loras import loras_as_data, open_loras
 from .reporting import Bars, machine, peak_memory, write_json
 from .settings import (
     MOTION_CODECS,
@@ -63,7 +64,8 @@ def run_generate(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> _Job:
     """Refuse what cannot work; no model has run when this returns."""
     _check_files(options)
-    models = open_models(options.models)
+    models = open_models(options.models, tokenizer=options.tokenizer)
+    models = add_loras(models, open_loras(options.lora))
     settings = _settings(options, models)
     plan(models, settings)
     picture = load_picture(options.image)
@@ -80,7 +82,11 @@ def _check(options: argparse.Namespace) -> _Job:
 
 def _check_files(options: argparse.Namespace) -> None:
     check_distinct(
-        {"--image": options.image, "--motion": options.motion},
+        {
+            "--image": options.image,
+            "--motion": options.motion,
+            **{f"--lora {lora.slot}={lora.path}": lora.path for lora in options.lora},
+        },
         {
             "--output": options.output,
             "--save-motion": options.save_motion,
@@ -176,7 +182,11 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
         "output": str(job.options.output),
         "saved_motion": written(job.options.save_motion),
         "saved_latent": written(job.options.save_latent),
-        "models": {"name": job.models.name, "description": job.models.description},
+        "models": {
+            "name": job.models.name,
+            "description": job.models.description,
+            "loras": loras_as_data(loras_of(job.models)),
+        },
         "prompt": settings.prompt,
         "negative": settings.negative,
         "seed": settings.seed,

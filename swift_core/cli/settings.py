@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BudgetError, DeviceError, OutputError
+from ..errors import BudgetError, CheckpointError, DeviceError, OutputError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
+from ..model.scaled import check_products
 from ..precision import BF16, FP32
 from ..progress import Observer
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
@@ -30,9 +31,20 @@ MOTION_CODECS = {
 """How a kept motion clip is stored, by suffix: as well as each container can."""
 
 
-def open_models(folder: Path | None) -> ModelSet:
-    """Open a folder's set of models, or the bundled one."""
-    return open_bundled_set() if folder is None else open_model_set(folder)
+def open_models(folder: Path | None, *, tokenizer: Path | None = None) -> ModelSet:
+    """Open a folder's set of models, or the bundled one.
+
+    Raises:
+        CheckpointError: if the set cannot be used, or takes no tokenizer and is given one.
+    """
+    if folder is not None:
+        return open_model_set(folder, tokenizer=tokenizer)
+    if tokenizer is not None:
+        raise CheckpointError(
+            f"--tokenizer {tokenizer} is for UMT5, and the built-in set has none; add --models "
+            "with a set that has, or leave it out."
+        )
+    return open_bundled_set()
 
 
 def output_shape(options: argparse.Namespace) -> PixelShape:
@@ -76,7 +88,7 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
     """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
 
     Raises:
-        DeviceError: if CUDA is asked for and there is none.
+        DeviceError: if CUDA is asked for and there is none, or 8-bit products that it has not.
         BudgetError: if the VAEs are given no memory.
     """
     device, gigabytes = options.device, options.vae_memory
@@ -86,9 +98,12 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
     if device == "cuda" and not has_cuda:
         raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")
     on_cuda = device == "cuda" or (device == "auto" and has_cuda)
+    where = torch.device("cuda" if on_cuda else "cpu")
+    if options.fp8_products:
+        check_products(where)
     return Runtime(
-        device=torch.device("cuda" if on_cuda else "cpu"),
-        precision=BF16 if on_cuda else FP32,
+        device=where,
+        precision=replace(BF16 if on_cuda else FP32, fp8_products=options.fp8_products),
         observe=observe,
         free_nbytes=_free_nbytes(gigabytes, on_cuda=on_cuda),
     )

@@ -5,8 +5,8 @@ want to be sampled. Without ``set.json`` the files are told apart by their heade
 goes. Whether the models fit together is checked before any weight is read.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -17,19 +17,31 @@ from ..flow.recipe import Recipe
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
 from ..precision import Precision
-from ..text.words import WordConfig, WordEncoder
+from ..text.encoder import TextEncoder
+from ..text.umt5 import UMT5Config
+from ..text.words import WordConfig
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
 from .build import build_dit, build_vae, build_words, check_usable
-from .checkpoint import Checkpoint
-from .detect import detect
-from .headers import read_header
+from .build_text import build_umt5, check_umt5
+from .checkpoint import Checkpoint, Kind
+from .detect import look_into
+from .lora import Lora, LoraMatch
+from .lora_slots import fit_lora, load_with_loras, matches_of, open_lora
 from .notes import Config
-from .set_file import DEFAULT_BOUNDARY, SET_FILE, SLOT_NEEDS, SetFile, assign_files, read_set_file
+from .set_file import DEFAULT_BOUNDARY, SET_FILE, SLOT_NEEDS, SetFile, read_set_file
+from .set_guess import assign_files
 
-ConfigT = TypeVar("ConfigT")
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_Wanted = TypeVar("_Wanted", DiTConfig, VAEConfig, WordConfig)
+ConfigT = TypeVar("ConfigT", covariant=True)
+ModuleT = TypeVar("ModuleT", bound=nn.Module, covariant=True)
+_Wanted = TypeVar("_Wanted", DiTConfig, VAEConfig, WordConfig, UMT5Config)
+
+TextConfig = WordConfig | UMT5Config
+"""Sizes of any text encoder."""
+
+
+def nothing_in_the_way() -> None:
+    """Find nothing that speaks against loading a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +52,13 @@ class Slot(Generic[ConfigT, ModuleT]):
         config: its architecture.
         source: its file, or ``seeded``.
         load: makes the model; whoever calls it holds the only one.
+        check: refuses what would be in the way of loading beside the weights, at little cost.
     """
 
     config: ConfigT
     source: str
     load: Callable[[Precision], ModuleT]
+    check: Callable[[], None] = nothing_in_the_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +81,7 @@ class ModelSet:
 
     name: str
     description: str
-    text: Slot[WordConfig, WordEncoder]
+    text: Slot[TextConfig, TextEncoder]
     motion_high: Slot[DiTConfig, WanDiT]
     motion_low: Slot[DiTConfig, WanDiT] | None
     motion_vae: Slot[VAEConfig, WanVAE]
@@ -132,8 +146,11 @@ def _check_text(models: ModelSet) -> None:
             )
 
 
-def open_model_set(folder: Path | str) -> ModelSet:
+def open_model_set(folder: Path | str, *, tokenizer: Path | None = None) -> ModelSet:
     """Open a folder of models; no weight is read.
+
+    Args:
+        tokenizer: folder of UMT5's tokenizer, in place of the one that the set has or names.
 
     Raises:
         CheckpointError: if a file is missing or wrong, the files cannot be told apart, or the
@@ -145,30 +162,67 @@ def open_model_set(folder: Path | str) -> ModelSet:
         raise CheckpointError(f"{folder} is no folder; name a folder with a set of models.")
     if (folder / SET_FILE).exists():
         found = read_set_file(folder)
-        checkpoints = {
-            name: detect(read_header(folder / name)) for name in set(found.slots.values())
-        }
+        checkpoints = {name: look_into(folder / name) for name in set(found.slots.values())}
     else:
-        files = sorted(folder.glob("*.safetensors"))
-        checkpoints = {path.name: detect(read_header(path)) for path in files}
+        # Of a model in several files each leads to all of it, under the name of their index.
+        models = (look_into(path) for path in sorted(folder.glob("*.safetensors")))
+        checkpoints = {checkpoint.path.name: checkpoint for checkpoint in models}
         found = assign_files(folder, checkpoints)
-    return _fill_slots(found, checkpoints)
+    if tokenizer is None and found.tokenizer is not None:
+        tokenizer = folder / found.tokenizer
+    loras = {
+        slot: [open_lora(slot, folder / lora.file, lora.strength) for lora in chosen]
+        for slot, chosen in found.loras.items()
+    }
+    return add_loras(_fill_slots(found, checkpoints, tokenizer), loras)
 
 
-def _fill_slots(found: SetFile, checkpoints: Mapping[str, Checkpoint]) -> ModelSet:
+def add_loras(models: ModelSet, chosen: Mapping[str, Sequence[Lora]]) -> ModelSet:
+    """Put LoRAs onto the DiTs of a set, beside those that they have; no weight is read.
+
+    Args:
+        chosen: by slot.
+
+    Raises:
+        CheckpointError: if a LoRA does not fit its slot's DiT.
+    """
+    slots = dit_slots(models)
+    dits = {name: None if slot is None else slot.config for name, slot in slots.items()}
+    changed: dict[str, Slot[DiTConfig, WanDiT]] = {}
+    for name, loras in chosen.items():
+        matches = [fit_lora(lora, name, dits) for lora in loras]
+        slot = slots[name]
+        if slot is not None:
+            changed[name] = replace(slot, load=load_with_loras(slot.load, matches))
+    return replace(models, **changed)
+
+
+def dit_slots(models: ModelSet) -> dict[str, Slot[DiTConfig, WanDiT] | None]:
+    """Give the slots of a set whose models take LoRAs."""
+    return {
+        "motion_high": models.motion_high,
+        "motion_low": models.motion_low,
+        "detail": models.detail,
+    }
+
+
+def loras_of(models: ModelSet) -> dict[str, tuple[LoraMatch, ...]]:
+    """Tell which LoRAs go onto which DiT; slots without are left out."""
+    found = {name: matches_of(slot.load) for name, slot in dit_slots(models).items() if slot}
+    return {name: matches for name, matches in found.items() if matches}
+
+
+def _fill_slots(
+    found: SetFile, checkpoints: Mapping[str, Checkpoint], tokenizer: Path | None
+) -> ModelSet:
     files = found.slots
     motion_vae = _vae("motion_vae", checkpoints[files["motion_vae"]])
     shares_vae = files["detail_vae"] == files["motion_vae"]
     low = files.get("motion_low")
-    text = checkpoints[files["text"]]
     return ModelSet(
         name=found.name,
         description=found.description,
-        text=Slot(
-            config=_config("text", text, WordConfig),
-            source=str(text.path),
-            load=lambda precision: build_words(text, precision=precision),
-        ),
+        text=_text(checkpoints[files["text"]], tokenizer),
         motion_high=_dit("motion_high", checkpoints[files["motion_high"]]),
         motion_low=None if low is None else _dit("motion_low", checkpoints[low]),
         motion_vae=motion_vae,
@@ -179,6 +233,28 @@ def _fill_slots(found: SetFile, checkpoints: Mapping[str, Checkpoint]) -> ModelS
         motion_recipe=found.motion,
         detail_recipe=found.detail,
         boundary=found.boundary,
+    )
+
+
+def _text(checkpoint: Checkpoint, tokenizer: Path | None) -> Slot[TextConfig, TextEncoder]:
+    source = str(checkpoint.path)
+    if checkpoint.kind is Kind.TEXT_UMT5:
+        return Slot(
+            config=_config("text", checkpoint, UMT5Config),
+            source=source,
+            load=lambda precision: build_umt5(checkpoint, tokenizer, precision=precision),
+            check=lambda: check_umt5(checkpoint, tokenizer),
+        )
+    words = _config("text", checkpoint, WordConfig)
+    if tokenizer is not None:
+        raise CheckpointError(
+            f"{source} is a word text encoder, which takes no tokenizer, but {tokenizer} is "
+            "given as that; leave it out."
+        )
+    return Slot(
+        config=words,
+        source=source,
+        load=lambda precision: build_words(checkpoint, precision=precision),
     )
 
 
@@ -202,8 +278,8 @@ def _config(slot: str, checkpoint: Checkpoint, wanted: type[_Wanted]) -> _Wanted
     """Give a file's configuration, if it can be used in a slot."""
     config: Config | None = checkpoint.config
     need = SLOT_NEEDS[slot]
-    if checkpoint.kind is not need.kind:
-        own = [name for name, other in SLOT_NEEDS.items() if other.kind is checkpoint.kind]
+    if checkpoint.kind not in need.kinds:
+        own = [name for name, other in SLOT_NEEDS.items() if checkpoint.kind in other.kinds]
         place = f"name it under {' or '.join(own)}" if own else "it is no model of a set"
         raise CheckpointError(
             f"{checkpoint.path} is {checkpoint.label}, but {need.place} ({slot}) needs "

@@ -1,4 +1,4 @@
-"""``set.json``: which file of a set is for what; read, written, or guessed from headers.
+"""``set.json``: which file of a set is for what.
 
 The file comes with the models, from whoever made them: it names files of its own folder only, and
 every value is checked.
@@ -6,16 +6,14 @@ every value is checked.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
 from ..errors import CheckpointError, OutputError
 from ..files import part_file
 from ..flow.recipe import MOST_STEPS, Recipe, SolverName
-from ..model.config import DiTConfig
-from ..vae.config import VAEConfig
-from .checkpoint import Checkpoint, Kind
+from .checkpoint import Kind
 from .headers import shown
 
 SET_FILE = "set.json"
@@ -23,6 +21,7 @@ DEFAULT_BOUNDARY = 0.9
 DEFAULT_RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
 """How distilled models are sampled: those that people have."""
 
+_NAMES = {"name", "description", "slots", "motion", "detail", "boundary", "tokenizer", "loras"}
 _MAX_NBYTES = 1 << 20
 _MAX_TEXT = 2000
 
@@ -32,27 +31,41 @@ class SlotNeed:
     """What a slot is for.
 
     Attributes:
-        kind: of its model.
+        kinds: that its model can be of.
         place: the part of a run that it is for.
         what: its model in words.
     """
 
-    kind: Kind
+    kinds: tuple[Kind, ...]
     place: str
     what: str
 
 
+TEXT_KINDS = (Kind.TEXT_UMT5, Kind.TEXT_WORDS)
 _MOTION_DIT = "an image-to-video DiT (48 input channels, or 36 with mask channels)"
 
 SLOT_NEEDS = {
-    "text": SlotNeed(kind=Kind.TEXT_WORDS, place="the prompt", what="a word text encoder"),
-    "motion_high": SlotNeed(kind=Kind.DIT, place="Stage I", what=_MOTION_DIT),
-    "motion_low": SlotNeed(kind=Kind.DIT, place="Stage I", what=_MOTION_DIT),
-    "motion_vae": SlotNeed(kind=Kind.VAE, place="Stage I", what="its DiT's VAE"),
-    "detail": SlotNeed(kind=Kind.DIT, place="Stage II", what="a DiT with 48 or 96 input channels"),
-    "detail_vae": SlotNeed(kind=Kind.VAE, place="Stage II", what="its DiT's VAE"),
+    "text": SlotNeed(kinds=TEXT_KINDS, place="the prompt", what="a text encoder (UMT5, or words)"),
+    "motion_high": SlotNeed(kinds=(Kind.DIT,), place="Stage I", what=_MOTION_DIT),
+    "motion_low": SlotNeed(kinds=(Kind.DIT,), place="Stage I", what=_MOTION_DIT),
+    "motion_vae": SlotNeed(kinds=(Kind.VAE,), place="Stage I", what="its DiT's VAE"),
+    "detail": SlotNeed(
+        kinds=(Kind.DIT,), place="Stage II", what="a DiT with 48 or 96 input channels"
+    ),
+    "detail_vae": SlotNeed(kinds=(Kind.VAE,), place="Stage II", what="its DiT's VAE"),
 }
 """Every slot of a set; all but ``motion_low`` must be filled."""
+
+LORA_SLOTS = tuple(name for name, need in SLOT_NEEDS.items() if need.kinds == (Kind.DIT,))
+"""Those whose models take LoRAs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetLora:
+    """A LoRA of a set: its file within the folder, and its strength."""
+
+    file: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,8 @@ class SetFile:
         motion: how Stage I is sampled.
         detail: how Stage II is sampled.
         boundary: sigma from which on the high-noise expert works.
+        tokenizer: folder of UMT5's tokenizer, within the folder; None where it need not be named.
+        loras: what goes onto the DiT of each slot.
     """
 
     name: str
@@ -74,6 +89,8 @@ class SetFile:
     motion: Recipe = DEFAULT_RECIPE
     detail: Recipe = DEFAULT_RECIPE
     boundary: float = DEFAULT_BOUNDARY
+    tokenizer: str | None = None
+    loras: Mapping[str, tuple[SetLora, ...]] = field(default_factory=dict[str, tuple[SetLora, ...]])
 
 
 def read_set_file(folder: Path) -> SetFile:
@@ -93,7 +110,7 @@ def read_set_file(folder: Path) -> SetFile:
     except (OSError, ValueError, RecursionError) as error:
         raise _refusal(path, f"it cannot be read as JSON ({error})") from error
     content = _object(path, data, "it")
-    _check_names(path, content, {"name", "description", "slots", "motion", "detail", "boundary"})
+    _check_names(path, content, _NAMES)
     boundary = _number(path, content, "boundary", DEFAULT_BOUNDARY)
     if not 0 <= boundary <= 1:
         raise _refusal(path, f"boundary is {boundary:g}; a sigma is between 0 and 1")
@@ -104,6 +121,8 @@ def read_set_file(folder: Path) -> SetFile:
         motion=_recipe(path, content, "motion"),
         detail=_recipe(path, content, "detail"),
         boundary=boundary,
+        tokenizer=_tokenizer(path, content.get("tokenizer")),
+        loras=_loras(path, _object(path, content.get("loras", {}), "loras")),
     )
 
 
@@ -120,6 +139,8 @@ def write_set_file(folder: Path, content: SetFile) -> None:
         "motion": content.motion.as_data(),
         "detail": content.detail.as_data(),
         "boundary": content.boundary,
+        **({} if content.tokenizer is None else {"tokenizer": content.tokenizer}),
+        **({"loras": _loras_as_data(content.loras)} if content.loras else {}),
     }
     path = folder / SET_FILE
     with part_file(path) as part:
@@ -185,7 +206,7 @@ def _recipe(path: Path, content: dict[str, Any], name: str) -> Recipe:
 def _slots(path: Path, data: dict[str, Any]) -> dict[str, str]:
     """Read which file is for what; a set with one VAE uses it for both stages."""
     _check_names(path, data, set(SLOT_NEEDS))
-    slots = {name: _file_name(path, name, value) for name, value in data.items()}
+    slots = {name: _inside(path, f"slot {name}", "file", value) for name, value in data.items()}
     for vae, other in (("motion_vae", "detail_vae"), ("detail_vae", "motion_vae")):
         if other in slots:
             slots.setdefault(vae, slots[other])
@@ -195,69 +216,39 @@ def _slots(path: Path, data: dict[str, Any]) -> dict[str, str]:
     return slots
 
 
-def _file_name(path: Path, slot: str, value: Any) -> str:
-    """Check that a value names a file within the folder, whatever the system's idea of paths."""
+def _tokenizer(path: Path, value: Any) -> str | None:
+    return None if value is None else _inside(path, "tokenizer", "folder", value)
+
+
+def _loras(path: Path, data: dict[str, Any]) -> dict[str, tuple[SetLora, ...]]:
+    _check_names(path, data, set(LORA_SLOTS))
+    found: dict[str, tuple[SetLora, ...]] = {}
+    for slot, value in data.items():
+        what = f"a LoRA of {slot}"
+        if not isinstance(value, list):
+            raise _refusal(path, f"loras: {slot} must be a list of JSON objects")
+        entries = [_object(path, entry, what) for entry in cast("list[Any]", value)]
+        for entry in entries:
+            _check_names(path, entry, {"file", "strength"})
+        found[slot] = tuple(
+            SetLora(
+                file=_inside(path, what, "file", entry.get("file")),
+                strength=_number(path, entry, "strength", 1.0),
+            )
+            for entry in entries
+        )
+    return found
+
+
+def _loras_as_data(loras: Mapping[str, tuple[SetLora, ...]]) -> dict[str, Any]:
+    return {slot: [asdict(lora) for lora in chosen] for slot, chosen in loras.items()}
+
+
+def _inside(path: Path, name: str, what: str, value: Any) -> str:
+    """Check that a value names something in the folder, whatever the system's idea of paths."""
     if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 500:
         windows, posix = PureWindowsPath(value), PurePosixPath(value)
         outside = windows.anchor or posix.is_absolute() or ".." in windows.parts
         if not outside and ":" not in value:
             return value
-    raise _refusal(path, f"slot {slot} must name a file inside the folder, without ..")
-
-
-def assign_files(folder: Path, checkpoints: Mapping[str, Checkpoint]) -> SetFile:
-    """Tell by their headers which of a folder's files is for what.
-
-    Raises:
-        CheckpointError: if a slot stays empty or could be filled in several ways.
-    """
-    found = _candidates(checkpoints)
-    wrong: list[str] = []
-    for name, files in found.items():
-        if not files:
-            wrong.append(f"no file is {SLOT_NEEDS[name].what} for {name}")
-        elif len(files) > 1:
-            wrong.append(f"{name} could be {' or '.join(files)}")
-    if wrong:
-        slots = {name: files[0] if files else "?.safetensors" for name, files in found.items()}
-        raise CheckpointError(
-            f"{folder} is no clear set of models: {'; '.join(wrong)}. Say which file is for what "
-            f"in {SET_FILE} there, in this form: {json.dumps({'slots': slots})} (and motion_low "
-            "for the second expert, where there are two)."
-        )
-    return SetFile(
-        name=folder.name,
-        description=f"The models in {folder.name}, told apart by their headers.",
-        slots={name: files[0] for name, files in found.items()},
-    )
-
-
-def _candidates(checkpoints: Mapping[str, Checkpoint]) -> dict[str, list[str]]:
-    """List for each slot the files that fit it."""
-    dits = {
-        name: checkpoint.config
-        for name, checkpoint in checkpoints.items()
-        if isinstance(checkpoint.config, DiTConfig) and checkpoint.obstacle is None
-    }
-    plain = [name for name, dit in dits.items() if dit.in_channels == dit.out_channels]
-    reference = [name for name, dit in dits.items() if dit.in_channels == 2 * dit.out_channels]
-    masked = [name for name in dits if name not in (*plain, *reference)]
-    motion, detail = masked or plain, reference or plain
-
-    def vaes(fitting: list[str]) -> list[str]:
-        channels = {dits[name].out_channels for name in fitting}
-        return [
-            name
-            for name, checkpoint in checkpoints.items()
-            if isinstance(checkpoint.config, VAEConfig)
-            and (not channels or checkpoint.config.latent_channels in channels)
-        ]
-
-    words = [name for name, found in checkpoints.items() if found.kind is Kind.TEXT_WORDS]
-    return {
-        "text": words,
-        "motion_high": motion,
-        "motion_vae": vaes(motion),
-        "detail": detail,
-        "detail_vae": vaes(detail),
-    }
+    raise _refusal(path, f"{name} must name a {what} inside the folder, without ..")

@@ -233,7 +233,7 @@ OUTSIDE = "must name a file inside the folder, without"
         (" " * (1 << 20) + "{}", "it is longer than 1048576 bytes"),
         ([], "it must be a JSON object"),
         ({}, "slots must be a JSON object"),
-        ({**GOOD, "script\x1b": 1}, r"script\\x1b is none of boundary, description, detail, motio"),
+        ({**GOOD, "script\x1b": 1}, r"script\\x1b is none of boundary, description, detail, loras"),
         ({**GOOD, "name": "a\x1b[31m"}, "name must be one line of text, of up to 2000 printable"),
         ({**GOOD, "description": "x" * 2001}, "description must be one line of text"),
         ({**GOOD, "name": 3}, "name must be one line of text"),
@@ -332,7 +332,7 @@ def test_files_that_cannot_be_told_apart_are_named_with_what_to_write(tmp_path):
     with pytest.raises(CheckpointError) as refusal:
         open_model_set(tmp_path)
     said = str(refusal.value)
-    assert "no file is a word text encoder for text" in said
+    assert "no file is a text encoder (UMT5, or words) for text" in said
     assert "motion_high could be motion_high.safetensors or motion_low.safetensors" in said
     assert "motion_vae could be motion_vae.safetensors or text.safetensors" in said
     form = json.loads(said[said.index("{") : said.rindex("}") + 1])
