@@ -121,6 +121,7 @@ def generate(
     """
     made = plan(models, settings, motion=motion)
     check_memory(models.detail_vae.config, made.output, runtime=runtime)
+    models.text.check()
 
     def frames() -> Iterator[Tensor]:
         prompt = _encode_prompt(models, settings, runtime)

@@ -6,8 +6,8 @@ from ..errors import PromptError
 from ..flow.recipe import Recipe
 from ..model.dit import PromptKeys, WanDiT
 from ..shapes import Float, Tensor
-from ..text.words import WordConfig, WordEncoder
-from ..weights.model_set import Slot
+from ..text.encoder import TextEncoder
+from ..weights.model_set import Slot, TextConfig
 from .runtime import Runtime
 
 
@@ -40,7 +40,7 @@ class GuidedPrompt:
 
 
 def encode_prompt(
-    encoder: Slot[WordConfig, WordEncoder],
+    encoder: Slot[TextConfig, TextEncoder],
     prompt: str,
     negative: str,
     *,
@@ -48,10 +48,10 @@ def encode_prompt(
     runtime: Runtime,
 ) -> PromptEmbeddings:
     """Embed a prompt and a negative prompt; the encoder is loaded for that only."""
-    words = runtime.load(encoder)
+    text = runtime.load(encoder)
     return PromptEmbeddings(
-        positive=runtime.place(words.encode(prompt, max_tokens=max_tokens)),
-        negative=runtime.place(words.encode(negative, max_tokens=max_tokens)),
+        positive=runtime.place(text.encode(prompt, max_tokens=max_tokens)),
+        negative=runtime.place(text.encode(negative, max_tokens=max_tokens)),
     )
 
 
