@@ -46,8 +46,7 @@ class LoraNotes:
 
 
 def _names(name: str, stem: str) -> bool:
-    whole = name.removeprefix("^")
-    return stem == whole or (whole == name and stem.endswith(f".{name}"))
+    return stem == name.removeprefix("^") or stem.endswith(f".{name}")
 
 
 def read_lora_notes(header: Header) -> LoraNotes:

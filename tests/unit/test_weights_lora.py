@@ -409,6 +409,10 @@ def test_a_lora_for_another_width_is_refused(dit, path):
         ({"blocks.0.diff_m": draw(6, 47)}, r"blocks\.0\.modulation is \[1, 6, 48\] there, and \["),
         ({"head.head.diff_b": draw(31)}, r"head\.head\.bias is \[32\] there, and \[31\] for"),
         (
+            spelled({"blocks.0.ffn.0": (draw(4, 64), draw(48, 4))}),
+            r"blocks\.0\.ffn\.0\.weight is \[64, 48\] there, and \[48, 64\] for",
+        ),
+        (
             {"blocks.0.self_attn.q.lora_A.weight": draw(4, 48)},
             r"blocks\.0\.self_attn\.q\.lora_A\.weight stands without its factors",
         ),
