@@ -177,7 +177,7 @@ def encode_first(
 
     return encode_clip(
         vae,
-        chunks(),
+        chunks,
         shape=shape,
         phase=Phase.MOTION_CONDITION,
         runtime=runtime,

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 
 from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
-from ..progress import Phase, Progress, observed
+from ..progress import Phase, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
 from ..vae.bands import WHOLE, Banding
@@ -43,7 +43,7 @@ def chunk_clip(clip: Float[Tensor, "p h w 3"], *, time: int) -> Iterator[Tensor]
 
 def encode_clip(
     vae: WanVAE,
-    chunks: Iterable[Float[Tensor, "1 3 p h w"]],
+    chunks: Callable[[], Iterable[Float[Tensor, "1 3 p h w"]]],
     *,
     shape: PixelShape,
     phase: Phase,
@@ -51,14 +51,21 @@ def encode_clip(
 ) -> Float[Tensor, "1 c t h w"]:
     """Encode a stream of pixel chunks into a latent, fp32, allocated once.
 
+    Where memory runs out all the same, it begins again with finer bands; the latent is the same.
+
     Args:
+        chunks: begins the stream; it is asked again where the encode begins again.
         shape: of all chunks together.
 
     Raises:
         BudgetError: if the runtime's memory is too small for it.
     """
     latent_frames = latent_frames_of(shape.pixel_frames, time=vae.config.compression.time)
-    stream = vae.encode_stream(chunks, banding=_banding(plan_encode, vae, shape, runtime))
+
+    def begin(banding: Banding) -> Iterator[Tensor]:
+        return vae.encode_stream(chunks(), banding=banding)
+
+    stream = _steady(begin, _banding(plan_encode, vae, shape, runtime), vae.config)
     stream = observed(stream, phase=phase, steps=latent_frames, observe=runtime.observe)
     latent: Tensor | None = None
     for index, frame in enumerate(stream):
@@ -87,17 +94,31 @@ def decode_clip(
         height=size.space * latent.shape[3],
         width=size.space * latent.shape[4],
     )
-    banding = _banding(plan_decode, vae, shape, runtime)
-    placed, given = runtime.place(latent), 0
+    placed = runtime.place(latent)
+
+    def begin(banding: Banding) -> Iterator[Tensor]:
+        return map(to_clip, vae.decode_stream(placed, banding=banding))
+
+    stream = _steady(begin, _banding(plan_decode, vae, shape, runtime), vae.config)
+    yield from observed(stream, phase=phase, steps=steps, observe=runtime.observe)
+
+
+def _steady(
+    begin: Callable[[Banding], Iterator[Tensor]], banding: Banding, config: VAEConfig
+) -> Iterator[Tensor]:
+    """Give what a stream gives; out of memory, begin it again with finer bands.
+
+    What has been given is worked out once more, because each band has a state of its own, but not
+    given twice.
+    """
+    given = 0
     while True:
         try:
-            for pixels in islice(vae.decode_stream(placed, banding=banding), given, None):
-                clip = to_clip(pixels)
+            for item in islice(begin(banding), given, None):
                 given += 1
-                runtime.observe(Progress(phase=phase, step=given, steps=steps))
-                yield clip
+                yield item
         except torch.cuda.OutOfMemoryError:
-            less = finer(banding, vae.config)
+            less = finer(banding, config)
             if less is None:
                 raise
             _log.warning("out of memory after %d chunks: going on with %s", given, less)

@@ -90,7 +90,7 @@ def build_reference(
 
     return encode_clip(
         vae,
-        chunks(),
+        chunks,
         shape=output,
         phase=Phase.REFERENCE,
         runtime=runtime,

@@ -107,17 +107,21 @@ def test_finer_bands_end():
     assert len(steps) == len(set(steps)) < 20
 
 
+def encode(runtime):
+    pixels = torch.linspace(-1, 1, 3 * 9 * 160 * 48).view(1, 3, 9, 160, 48)
+
+    def chunks():
+        return iter(pixels.split([1, 4, 4], dim=2))
+
+    return encode_clip(VAE, chunks, shape=SHAPE, phase=Phase.REFERENCE, runtime=runtime)
+
+
 def test_a_budget_chooses_bands_and_the_frames_are_the_same():
     tight = decode_peak(VAE.config, 160, 48, torch.float32, WHOLE).working_nbytes - 1
     runtime = replace(RUNTIME, free_nbytes=lambda: tight)
     made = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=runtime)))
     whole = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=RUNTIME)))
     assert torch.equal(made, whole)
-
-    def encode(runtime):
-        pixels = torch.linspace(-1, 1, 3 * 9 * 160 * 48).view(1, 3, 9, 160, 48)
-        chunks = iter(pixels.split([1, 4, 4], dim=2))
-        return encode_clip(VAE, chunks, shape=SHAPE, phase=Phase.REFERENCE, runtime=runtime)
 
     tight = encode_peak(VAE.config, 160, 48, torch.float32, WHOLE).working_nbytes - 1
     assert torch.equal(encode(runtime), encode(RUNTIME))
@@ -143,6 +147,24 @@ def test_running_out_of_memory_in_the_middle_loses_nothing(monkeypatch, caplog):
     assert "out of memory after 2 chunks: going on with Banding(levels=2, bands=2" in caplog.text
 
 
+def test_an_encode_that_runs_out_of_memory_goes_on_too(monkeypatch, caplog):
+    whole = encode(RUNTIME)
+    moments, tried = VAE._moments, []
+
+    def fails_while_coarse(pixels, cache, banding):
+        tried.append(banding)
+        if not banding.parks and tried.count(banding) == 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return moments(pixels, cache, banding)
+
+    monkeypatch.setattr(VAE, "_moments", fails_while_coarse)
+    seen = []
+    assert torch.equal(encode(replace(RUNTIME, observe=seen.append)), whole)
+    assert [progress.step for progress in seen] == [1, 2, 3]
+    assert caplog.text.count("out of memory after 2 chunks") == 2
+    assert tried[-1] == Banding(levels=2, bands=2, parks=True)
+
+
 def test_memory_that_is_never_enough_is_an_error_and_no_loop(monkeypatch):
     def fails(*_args, **_more):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -150,3 +172,6 @@ def test_memory_that_is_never_enough_is_an_error_and_no_loop(monkeypatch):
     monkeypatch.setattr(VAE, "decode_chunk", fails)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=RUNTIME))
+    monkeypatch.setattr(VAE, "_moments", fails)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        encode(RUNTIME)
