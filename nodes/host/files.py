@@ -16,7 +16,7 @@ from ...swift_core.weights.detect import look_into
 from ...swift_core.weights.families import foreign_part, lora_widths
 from ...swift_core.weights.layouts import Layout
 from ...swift_core.weights.lora import Lora, match_lora, read_lora
-from ...swift_core.weights.places import UMT5_FILE, place_of
+from ...swift_core.weights.places import UMT5_FILE, is_for_other_models, place_of
 from ...swift_core.weights.umt5_names import TOKENIZER_TENSOR
 from .formats import is_readable
 from .loading import find_tokenizer
@@ -58,7 +58,20 @@ def inspect_file(slot: str, folder: str, name: str) -> Checkpoint:
     try:
         return look_into(Path(path))
     except CheckpointError as error:
+        if slot in _MODEL_INPUTS and _begins_as_gguf(Path(path)):
+            raise CheckpointError(
+                f"{slot}: {name} is a GGUF file, which this loader does not read; load it with a "
+                f"GGUF loader node, and connect its MODEL to {_MODEL_INPUTS[slot]}."
+            ) from error
         raise CheckpointError(f"{slot}: {error}") from error
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
 
 
 def check_dit(slot: str, checkpoint: Checkpoint, allowed: tuple[int, ...], what: str) -> int:
@@ -117,6 +130,8 @@ def check_lora(slot: str, checkpoint: Checkpoint, strength: float, dit: Checkpoi
     what = f"a LoRA for {dit.path.name}, width {dit.config.dim},"
     widths = lora_widths(checkpoint.header.tensors)
     if checkpoint.kind is not Kind.LORA or (widths and dit.config.dim not in widths):
+        raise _wrong_slot(slot, checkpoint, what)
+    if is_for_other_models(checkpoint):
         raise _wrong_slot(slot, checkpoint, what)
     # Other adapters than plain LoRAs are ComfyUI's to read, and so are a foreign part's.
     match = None

@@ -115,7 +115,15 @@ def _place_of_dit(checkpoint: Checkpoint) -> Place:
     )
 
 
+def is_for_other_models(checkpoint: Checkpoint) -> bool:
+    """Tell whether a LoRA is one that no Wan model takes, whatever its width."""
+    plain = Kind.LORA.value
+    return checkpoint.name == plain and checkpoint.obstacle is not None
+
+
 def _place_of_lora(checkpoint: Checkpoint) -> Place:
+    if is_for_other_models(checkpoint):
+        return Place(folder="loras", advice=f"{checkpoint.obstacle}, so it belongs in no input")
     widths = lora_widths(checkpoint.header.tensors)
     known = [slots for width, slots in _LORAS.items() if width in widths]
     # A 14B or 5B model has neither other width; of a file that has several, nothing is said.

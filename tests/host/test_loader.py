@@ -83,6 +83,8 @@ def base(tmp_path):
 LOAD = """
 files, loading, loras = (getattr(pack.nodes.host, name) for name in ("files", "loading", "loras"))
 
+core_errors = pack.swift_core.errors
+
 def look(name, slot="detail"):
     found = files.inspect_file(slot, "diffusion_models", name)
     files.check_dit(slot, found, (48,), "a DiT")
@@ -367,6 +369,15 @@ def test_loras_in_every_spelling(host, base):
         "blocks.0.self_attn.norm_q.diff": torch.full((256,), 0.5),
     }
     save_file(behind("diffusion_model.", differences), loras / "differences.safetensors")
+    shapes = {"w1_a": (256, 2), "w1_b": (2, 256), "w2_a": (256, 2), "w2_b": (2, 256)}
+    loha = {f"{name}.hada_{part}": torch.full(shape, 0.5) for part, shape in shapes.items()}
+    save_file(
+        behind("diffusion_model.", loha) | {"elsewhere.alpha": torch.ones(())},
+        loras / "loha.safetensors",
+    )
+    save_file(behind("elsewhere.", loha), loras / "nowhere.safetensors")
+    later = {key.replace("blocks.0.", "blocks.9."): value for key, value in first.items()}
+    save_file(later, loras / "unknown.safetensors")
     code = """
     import comfy.lora
     dit = look("for_loras.safetensors")
@@ -426,6 +437,27 @@ def test_loras_in_every_spelling(host, base):
         got = changed.pop(block + name)
         assert torch.allclose(got, exact[block + name].double() + by), name
     assert not changed
+
+    # Another adapter than a plain LoRA: ComfyUI's to read, and to say what it left out.
+    said.clear()
+    (got,) = put(("loha", 1.0)).values()
+    assert torch.allclose(got, exact[block + "self_attn.q.weight"].double() + 0.25)
+    assert len(said) == 1 and said[0].endswith(
+        "loha.safetensors: 1 of 5 keys match nothing in this model and are left out: "
+        "elsewhere.alpha."
+    ), said
+    refused = {
+        "nowhere": "detail_lora: no key of nowhere.safetensors fits this model; choose the LoRA "
+        "that was made for it.",
+        "unknown": "Choose the LoRA that was made for this model.",
+    }
+    for name, sentence in refused.items():
+        try:
+            put((name, 1.0))
+        except core_errors.CheckpointError as error:
+            assert str(error).startswith("detail_lora: ") and sentence in str(error), error
+        else:
+            raise AssertionError(f"{name} was taken")
     """
     apart = run_lines(host, base, code, folder=str(loras), spellings=len(SPELLINGS))
     # The factors are fp16 and multiplied in fp32.

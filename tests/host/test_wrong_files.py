@@ -83,6 +83,10 @@ def folders(server):
         "lora128": lora(128),
         "lora1536": lora(1536),
         "lora3072": lora(3072),
+        "flux": {
+            "double_blocks.0.img_attn.lora_A.weight": (8, 128),
+            "double_blocks.0.img_attn.lora_B.weight": (128, 8),
+        },
         "lora5120": lora(5120),
         "several": SEVERAL,
         "latent": LATENT,
@@ -151,6 +155,7 @@ IS = {
     "lora5120": (
         "is a LoRA (for a Wan 14B model, Wan2.2 A14B experts, Wan2.1-14B, rank 8, Wan names)"
     ),
+    "flux": "is a LoRA (for another kind of model, rank 8)",
     "several": "is an unknown file (several models in one file; use the parts as files of their",
     "latent": "is an unknown file (2 tensors, the first being latent_tensor; looked for a LoRA,",
     "foreign": "is an unknown file (1 tensors, the first being model.weight; looked for a LoRA,",
@@ -181,6 +186,7 @@ GOES = {
     ),
     "lora3072": "it belongs in detail_lora or motion_high_lora (models/loras)",
     "lora5120": "it belongs in motion_high_lora or motion_low_lora (models/loras)",
+    "flux": "it was not made for a Wan model, so it belongs in no input",
     "several": (
         "it belongs in models/checkpoints: load it with Load Checkpoint, and connect its MODEL, "
         "CLIP and VAE"
@@ -207,7 +213,7 @@ WRONG = {
     ),
     "motion_high_lora": (LORA.format("a14b"), ("a14b", "wan21", "lora1536", "lora5120", "foreign")),
     "motion_low_lora": (LORA.format("a14b"), ("umt5", "lora5120")),
-    "detail_lora": (LORA.format("ti2v"), ("ti2v", "lora3072", "lora5120")),
+    "detail_lora": (LORA.format("ti2v"), ("ti2v", "lora3072", "lora5120", "flux")),
     "motion_high_lora_2": (LORA.format("a14b"), ("umt5", "lora5120")),
 }
 """What belongs into each slot, and what does not."""
@@ -229,7 +235,10 @@ BROKEN = {
     "page": " is a web page, not a model: the download went wrong; download it again.",
     "cut": "it looks half-downloaded; download it again.",
     "pickle": " is a PyTorch pickle, and pickles can run code: only safetensors files are read.",
-    "gguf": " is a GGUF file, and only safetensors files are read here; load it with a GGUF",
+    "gguf": (
+        ".safetensors is a GGUF file, which this loader does not read; load it with a GGUF loader "
+        "node, and connect its MODEL to {}."
+    ),
     "lacking": ".safetensors lacks 1 tensors, the first is blocks.1.ffn.2.bias; download it again.",
     "int8": (
         "a custom Wan DiT (a DiT with 48 input channels, 2 blocks, width 128) with weights packed "
@@ -252,6 +261,7 @@ BROKEN = {
 BROKEN["rows"] = BROKEN["int8"]
 MODEL_GOES = {
     "motion_high": "Motion Reference 360P's motion_model",
+    "motion_low": "Motion Reference 360P's motion_model_low",
     "detail": "CSG 2K Sampler's detail_model",
 }
 
@@ -259,7 +269,8 @@ MODEL_GOES = {
 @pytest.mark.parametrize(
     ("slot", "file"),
     [(slot, file) for slot in WRONG for file in ("text", "pointer", "page", "cut")]
-    + [(slot, file) for slot in ("motion_high", "detail_vae") for file in ("pickle", "gguf")]
+    + [("motion_high", "pickle"), ("detail_vae", "pickle"), ("motion_high", "gguf")]
+    + [("motion_low", "gguf"), ("detail", "gguf")]
     + [("motion_high", "int8"), ("detail", "int8"), ("detail", "rows"), ("detail", "lacking")]
     + [("detail", "like_ours"), ("text_encoder", "umt5"), ("text_encoder", "base")],
 )

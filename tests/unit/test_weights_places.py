@@ -116,6 +116,16 @@ NO_INPUT = "so it belongs in no input: choose Wan2.2-I2V-A14B or Wan2.2-TI2V-5B"
             "Wan2.2-I2V-A14B or Wan2.2-TI2V-5B",
         ),
         (
+            {
+                key.replace("blocks.0.self_attn", "double_blocks.0.img_attn"): shape
+                for key, shape in lora(3072).items()
+            },
+            Kind.LORA,
+            (),
+            "loras",
+            "it was not made for a Wan model, so it belongs in no input",
+        ),
+        (
             lora(128),
             Kind.LORA,
             ("motion_high_lora", "motion_low_lora", "detail_lora"),
@@ -154,6 +164,12 @@ def test_where_a_file_belongs(tmp_path, shapes, kind, slots, folder, advice):
     assert (place.slots, place.folder) == (slots, folder)
     expected = advice or f"it belongs in {' or '.join(slots)} (models/{folder})"
     assert place.advice == expected
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_place(tmp_path, kind):
+    found = detect(read_header(write_sparse(tmp_path / "a.safetensors", {"a": (1,)})))
+    assert place_of(replace(found, kind=kind)).advice
 
 
 def test_a_vae_of_another_latent_has_no_place(tmp_path):
