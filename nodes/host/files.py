@@ -19,7 +19,7 @@ from ...swift_core.weights.lora import Lora, match_lora, read_lora
 from ...swift_core.weights.places import UMT5_FILE, is_for_other_models, place_of
 from ...swift_core.weights.umt5_names import TOKENIZER_TENSOR
 from .formats import is_readable
-from .loading import find_tokenizer
+from .loading import check_tokenizer_file, find_tokenizer
 from .loras import ChosenLora
 
 NONE = "none"
@@ -161,12 +161,18 @@ def check_text_encoder(slot: str, checkpoint: Checkpoint) -> None:
             f"{slot}: {_described(checkpoint)} with weights packed in a way that this loader does "
             "not read; load it with its own loader node, and connect its CLIP to CLIP Text Encode."
         )
-    is_inside = TOKENIZER_TENSOR in checkpoint.header.tensors
-    if not is_inside and find_tokenizer(checkpoint) is None:
+    if TOKENIZER_TENSOR in checkpoint.header.tensors:
+        return
+    tokenizer = find_tokenizer(checkpoint)
+    if tokenizer is None:
         raise CheckpointError(
             f"{slot}: {checkpoint.path.name} is UMT5 without its tokenizer; choose {UMT5_FILE}, "
             "which has it inside, or put spiece.model of google/umt5-xxl beside the file."
         )
+    try:
+        check_tokenizer_file(tokenizer, checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{slot}: {error}") from error
 
 
 def _wrong_slot(slot: str, checkpoint: Checkpoint, what: str) -> CheckpointError:

@@ -11,7 +11,8 @@ import folder_paths
 import torch
 
 from ...swift_core.errors import CheckpointError
-from ...swift_core.text.umt5 import UMT5_XXL
+from ...swift_core.text.tokenizer import read_sentencepiece
+from ...swift_core.text.umt5 import UMT5_XXL, check_tokenizer
 from ...swift_core.weights.checkpoint import Checkpoint
 from ...swift_core.weights.umt5_names import TOKENIZER_TENSOR, umt5_file_table
 from .formats import read_state, reads_as_is
@@ -76,26 +77,40 @@ def find_tokenizer(checkpoint: Checkpoint) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def check_tokenizer_file(path: Path, checkpoint: Checkpoint) -> None:
+    """Refuse a tokenizer that is none, or another model's: ComfyUI would make noise with it.
+
+    Raises:
+        CheckpointError: saying what is wrong with it.
+    """
+    tokenizer = read_sentencepiece(_read_tokenizer(path), source=str(path))
+    check_tokenizer(tokenizer, UMT5_XXL, source=checkpoint.path.name)
+
+
 def load_text_encoder(checkpoint: Checkpoint) -> Any:
     """Load UMT5-XXL.
 
     Raises:
         CheckpointError: if its tokenizer has gone.
     """
+    if not reads_as_is(checkpoint):
+        return _text_encoder_under_names(checkpoint)
     folders = folder_paths.get_folder_paths("embeddings")
-    kind = comfy.sd.CLIPType.WAN
-    if reads_as_is(checkpoint):
-        return comfy.sd.load_clip([str(checkpoint.path)], folders, kind)
+    return comfy.sd.load_clip([str(checkpoint.path)], folders, comfy.sd.CLIPType.WAN)
+
+
+def _text_encoder_under_names(checkpoint: Checkpoint, **other: Any) -> Any:
+    folders = folder_paths.get_folder_paths("embeddings")
     state = _comfys_umt5(checkpoint)
     if hasattr(comfy.utils, "convert_old_quants"):  # where ComfyUI's loader does it beforehand
         state, _ = comfy.utils.convert_old_quants(state, "")
-    clip = comfy.sd.load_text_encoder_state_dicts([state], folders, kind)
+    clip = comfy.sd.load_text_encoder_state_dicts([state], folders, comfy.sd.CLIPType.WAN, **other)
     clip.patcher.cached_patcher_init = (_clip_patcher, (checkpoint,))
     return clip
 
 
-def _clip_patcher(checkpoint: Checkpoint, **_: Any) -> Any:
-    return load_text_encoder(checkpoint).patcher
+def _clip_patcher(checkpoint: Checkpoint, **other: Any) -> Any:
+    return _text_encoder_under_names(checkpoint, **other).patcher
 
 
 def _comfys_umt5(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -120,5 +135,15 @@ def _tokenizer(checkpoint: Checkpoint) -> torch.Tensor:
     path = find_tokenizer(checkpoint)
     if path is None:
         raise CheckpointError(f"the tokenizer beside {checkpoint.path} has gone; put it back.")
-    with path.open("rb") as file:
-        return torch.frombuffer(bytearray(file.read(_MOST_NBYTES)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(_read_tokenizer(path)), dtype=torch.uint8)
+
+
+def _read_tokenizer(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_NBYTES)
+    except OSError as error:
+        raise CheckpointError(
+            f"the tokenizer {path} cannot be read: {error}; put spiece.model of google/umt5-xxl "
+            "there again."
+        ) from error

@@ -277,7 +277,28 @@ def test_umt5_in_wans_names(host, base):
     )
     beside = pathlib.Path(folder, "google/umt5-xxl")
     beside.mkdir(parents=True)
-    beside.joinpath("spiece.model").write_bytes(made.getvalue())
+    model = beside / "spiece.model"
+
+    found = files.inspect_file("text_encoder", "text_encoders", "bare.safetensors")
+    refused = {
+        b"no model": f"the tokenizer in {model} cannot be read: it is no SentencePiece model",
+        made.getvalue(): f"the tokenizer in {model} has 28 tokens, but the text encoder "
+        "bare.safetensors has 256384; use the tokenizer that belongs to it",
+    }
+    for content, sentence in refused.items():
+        model.write_bytes(content)
+        try:
+            files.check_text_encoder("text_encoder", found)
+        except core_errors.CheckpointError as error:
+            assert str(error).startswith(f"text_encoder: {sentence}"), error
+        else:
+            raise AssertionError("it was taken")
+
+    # As large as UMT5's: further pieces are further fields of the message.
+    pieces = (f"piece {n}".encode() for n in range(256300 - 28))
+    fields = (bytes((10, len(p))) + p + bytes((21, 0, 0, 0, 0)) for p in pieces)
+    whole = made.getvalue() + b"".join(bytes((10, len(f))) + f for f in fields)
+    model.write_bytes(whole)
 
     config = pathlib.Path(comfy.text_encoders.__path__[0], "umt5_config_xxl.json")
     config = json.loads(config.read_text())
@@ -304,7 +325,7 @@ def test_umt5_in_wans_names(host, base):
         spiece = state.pop("spiece_model")
         tokenizer = comfy.text_encoders.wan.WanT5Tokenizer(tokenizer_data={"spiece_model": spiece})
         ids = [token for token, _ in tokenizer.tokenize_with_weights("a cat")["umt5xxl"][0]]
-        processor = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=whole)
         expected = [*processor.encode("a cat"), 1]
         assert ids[: len(expected)] == expected, (ids[:9], expected)
         shapes = {name: tuple(value.shape) for name, value in state.items()}
