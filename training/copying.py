@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from swift_core.model.attention import Attention, CrossAttention, SelfAttention
+from swift_core.model.blocks import DiTBlock
 from swift_core.model.config import DiTConfig
-from swift_core.model.dit import DiTBlock, WanDiT
+from swift_core.model.dit import WanDiT
 from swift_core.shapes import Float, Tensor
 
 from .copyfit import CopyFit, Features, copying_heads

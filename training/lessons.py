@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from swift_core.model.blocks import DiTBlock
 from swift_core.model.config import DiTConfig
-from swift_core.model.dit import DiTBlock, WanDiT
+from swift_core.model.dit import WanDiT
 from swift_core.shapes import Float, Tensor
 from swift_core.text.words import WordEncoder
 from swift_core.vae.config import Compression

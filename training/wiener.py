@@ -16,8 +16,9 @@ from torch import nn
 
 from swift_core.geometry import PixelShape
 from swift_core.model.attention import SelfAttention
+from swift_core.model.blocks import DiTBlock
 from swift_core.model.config import DiTConfig
-from swift_core.model.dit import DiTBlock, WanDiT
+from swift_core.model.dit import WanDiT
 from swift_core.model.patches import fold_patches
 from swift_core.shapes import Float, Tensor
 from swift_core.vae.autoencoder import WanVAE

@@ -3,6 +3,7 @@
 Axes: ``b`` batch, ``s`` query tokens, ``k`` key tokens, ``n`` heads, ``d`` features.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,17 +23,25 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
+FastAttend = Callable[[Tensor, KeyValue], Tensor]
+"""Stands in for ``attend`` where there is no mask."""
+
+
 def attend(
     query: Float[Tensor, "b s n d"],
     memory: KeyValue,
     *,
     mask: Bool[Tensor, "s k"] | None = None,
+    fast: FastAttend | None = None,
 ) -> Float[Tensor, "b s n d"]:
     """Attend from every query token to the memory.
 
     Args:
         mask: True where the query may look; None lets all look at all.
+        fast: what computes it if there is no mask; None is PyTorch's own attention.
     """
+    if fast is not None and mask is None:
+        return fast(query, memory)
     query, key, value = (
         rearrange(part, "b s n d -> b n s d") for part in (query, memory.key, memory.value)
     )
@@ -77,6 +86,10 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Let the tokens of a segment attend to each other and to a remembered context."""
 
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__(config)
+        self.fast: FastAttend | None = None
+
     def forward(
         self,
         tokens: Float[Tensor, "b s d"],
@@ -99,7 +112,7 @@ class SelfAttention(Attention):
                 torch.cat((context.key, own.key), dim=1),
                 torch.cat((context.value, own.value), dim=1),
             )
-        out = attend(query, memory, mask=mask)
+        out = attend(query, memory, mask=mask, fast=self.fast)
         return self.o(out.flatten(2)), own
 
 

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
 from ..errors import GeometryError, PromptError
 from ..shapes import Bool, Float, Tensor
-from .attention import CrossAttention, KeyValue, SelfAttention
+from .attention import KeyValue
+from .blocks import BlockSource, DiTBlock, Head
 from .config import DiTConfig
-from .modulation import add_gated, modulate, timestep_sinusoids
+from .modulation import timestep_sinusoids
 from .patches import fold_patches, unfold_patches
 from .rope import Rope, make_rope
 
@@ -58,79 +58,6 @@ class _Entry(NamedTuple):
     rope: Rope
 
 
-class DiTBlock(nn.Module):
-    """One layer: self-attention, prompt, feed-forward; the first and last modulated."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        self.eps = config.eps
-        self.self_attn = SelfAttention(config)
-        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
-        self.cross_attn = CrossAttention(config)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(config.ffn_dim, config.dim),
-        )
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "b t s d"],
-        time_modulation: Float[Tensor, "b t 6 d"],
-        *,
-        rope: Rope,
-        prompt: KeyValue,
-        context: KeyValue | None = None,
-        mask: Bool[Tensor, "q k"] | None = None,
-    ) -> tuple[Float[Tensor, "b t s d"], KeyValue]:
-        """Transform the tokens, and give back their self-attention keys and values.
-
-        Args:
-            time_modulation: the time projection, before this layer's own offsets.
-            rope: positions of the flattened tokens.
-            prompt: this layer's keys and values of the prompt.
-            context: this layer's keys and values of frames that are not among the tokens.
-            mask: over flattened tokens, True where the query (row) may look.
-        """
-        frames = tokens.shape[1]
-        modulation = (self.modulation.unsqueeze(1) + time_modulation).unsqueeze(-2)
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unbind(2)
-
-        update = modulate(tokens, shift=shift, scale=scale, eps=self.eps).flatten(1, 2)
-        update, own = self.self_attn(update, rope, context=context, mask=mask)
-        update = rearrange(update, "b (t s) d -> b t s d", t=frames)
-        tokens = add_gated(tokens, update, gate=gate)
-
-        update = F.layer_norm(
-            tokens.float(), tokens.shape[-1:], self.norm3.weight, self.norm3.bias, self.eps
-        )
-        update = self.cross_attn(update.to(tokens.dtype).flatten(1, 2), prompt)
-        tokens = tokens + rearrange(update, "b (t s) d -> b t s d", t=frames)
-
-        update = self.ffn(modulate(tokens, shift=ffn_shift, scale=ffn_scale, eps=self.eps))
-        return add_gated(tokens, update, gate=ffn_gate), own
-
-
-class Head(nn.Module):
-    """The way out: modulated norm and a projection to patches."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        self.eps = config.eps
-        features = config.out_channels * config.patch.height * config.patch.width
-        self.head = nn.Linear(config.dim, features)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
-
-    def forward(
-        self, tokens: Float[Tensor, "b t s d"], time: Float[Tensor, "b t d"]
-    ) -> Float[Tensor, "b t s features"]:
-        """Project tokens to velocity patches, in fp32."""
-        modulation = (self.modulation.unsqueeze(1) + time.unsqueeze(2)).unsqueeze(-2)
-        shift, scale = modulation.unbind(2)
-        return self.head(modulate(tokens.float(), shift=shift, scale=scale, eps=self.eps))
-
-
 class WanDiT(nn.Module):
     """Predict the velocity (noise minus clean) of latent frames.
 
@@ -152,6 +79,7 @@ class WanDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.layers))
         self.head = Head(config)
+        self.stream: BlockSource | None = None
 
     def read_prompt(self, text: Float[Tensor, "b l e"]) -> PromptKeys:
         """Compute once what every step and segment needs of the prompt.
@@ -266,6 +194,8 @@ class WanDiT(nn.Module):
         return F.linear(folded, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def _dit_blocks(self) -> Iterable[DiTBlock]:
+        if self.stream is not None:
+            return self.stream.walk()
         return self.blocks  # pyright: ignore[reportReturnType]  (a ModuleList of DiTBlock)
 
     def _check(self, latent: Tensor, positions: Sequence[int]) -> None:

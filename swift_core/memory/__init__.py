@@ -1,0 +1,1 @@
+"""Which weights are on the device when, and what a step takes beside them."""

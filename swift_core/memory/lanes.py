@@ -1,0 +1,157 @@
+"""How bytes get to a device beside its work: CUDA's streams, or plain copies.
+
+Two laws order everything. A slot is filled only after the work that read it is done; work reads a
+slot only after it is filled. Both are events on the device: the host never waits.
+"""
+
+import logging
+import time
+import weakref
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+
+from ..shapes import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+Mark = Any
+"""A moment in the work of one side, which the other can wait for; each lane has its own kind."""
+
+
+@runtime_checkable
+class Lane(Protocol):
+    """A way for bytes to a device."""
+
+    def pin(self, slab: Tensor) -> bool:
+        """Lock host memory in place so that the device can fetch it by itself; False if not."""
+        ...
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy, after whatever this lane does already."""
+        ...
+
+    def after_work(self) -> Mark:
+        """Mark the end of the work that has been ordered so far."""
+        ...
+
+    def after_copies(self) -> Mark:
+        """Mark the end of the copies that have been ordered so far."""
+        ...
+
+    def hold_copies(self, mark: Mark) -> None:
+        """Let the next copies wait for a moment in the work."""
+        ...
+
+    def hold_work(self, mark: Mark) -> None:
+        """Let the next work wait for a moment in the copies."""
+        ...
+
+    def seconds(self) -> tuple[float, float]:
+        """Tell how long copies took so far, and how long work waited for them."""
+        ...
+
+
+class DirectLane:
+    """Copies that are done when the call returns: for the CPU."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def pin(self, slab: Tensor) -> bool:  # noqa: ARG002 - nothing fetches by itself here
+        """Lock nothing."""
+        return False
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy now."""
+        begin = time.perf_counter()
+        target.copy_(source)
+        self._seconds += time.perf_counter() - begin
+
+    def after_work(self) -> Mark:
+        """Mark nothing: work is done when its call returns."""
+        return self
+
+    def after_copies(self) -> Mark:
+        """Mark nothing: copies are done when their call returns."""
+        return self
+
+    def hold_copies(self, mark: Mark) -> None:
+        """Wait for nothing."""
+
+    def hold_work(self, mark: Mark) -> None:
+        """Wait for nothing."""
+
+    def seconds(self) -> tuple[float, float]:
+        """Tell the copies' time; work waited for all of it."""
+        return self._seconds, self._seconds
+
+
+class CudaLane:
+    """Copies on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._copies: list[tuple[Any, Any]] = []
+        self._waits: list[tuple[Any, Any]] = []
+        self._pins = True
+
+    def pin(self, slab: Tensor) -> bool:
+        """Lock a slab's pages; after one refusal no more is tried, with one line of log."""
+        # PyTorch's own pinned allocator rounds up to powers of two: 703 MB would take 1 GB.
+        if not self._pins:
+            return False
+        runtime = cast(Any, torch.cuda.cudart())
+        self._pins = int(runtime.cudaHostRegister(slab.data_ptr(), slab.nbytes, 0)) == 0
+        if self._pins:
+            weakref.finalize(slab, runtime.cudaHostUnregister, slab.data_ptr())
+        else:
+            _log.warning("no more host memory can be pinned: copying from pageable memory")
+        return self._pins
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Order a copy."""
+        with torch.cuda.stream(self._stream):
+            begin = self._now(self._stream)
+            target.copy_(source, non_blocking=True)
+            self._copies.append((begin, self._now(self._stream)))
+
+    def after_work(self) -> Mark:
+        """Mark the end of the current stream's work."""
+        return self._now(torch.cuda.current_stream(self._device))
+
+    def after_copies(self) -> Mark:
+        """Mark the end of the copies."""
+        return self._now(self._stream)
+
+    def hold_copies(self, mark: Mark) -> None:
+        """Let the copy stream wait."""
+        self._stream.wait_event(mark)
+
+    def hold_work(self, mark: Mark) -> None:
+        """Let the current stream wait, and time how long."""
+        stream = torch.cuda.current_stream(self._device)
+        begin = self._now(stream)
+        stream.wait_event(mark)
+        self._waits.append((begin, self._now(stream)))
+
+    def seconds(self) -> tuple[float, float]:
+        """Wait for everything, and add up."""
+        torch.cuda.synchronize(self._device)
+
+        def total(spans: list[tuple[Any, Any]]) -> float:
+            return sum(begin.elapsed_time(end) for begin, end in spans) / 1000
+
+        return total(self._copies), total(self._waits)
+
+    def _now(self, stream: Any) -> Any:
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
+        return event
+
+
+def open_lane(device: torch.device) -> Lane:
+    """Give the way to a device."""
+    return CudaLane(device) if device.type == "cuda" else DirectLane()

@@ -1,0 +1,277 @@
+"""A DiT whose blocks pass through the device: some stay, the others come in turn, none goes back.
+
+Host memory keeps every block as it was loaded, mapped from its file where it can be. A streamed
+block's weights lie in a slot only while it works; then they are forgotten, never copied back.
+While one block works the next one arrives, and behind the last one comes the next pass's first.
+The arithmetic is the same with every residency, bit for bit.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
+
+import torch
+from torch import nn
+
+from ..model.blocks import DiTBlock
+from ..model.dit import WanDiT
+from ..shapes import Tensor
+from .lanes import Lane, Mark, open_lane
+from .residency import SLOTS, Residency
+
+_log = logging.getLogger(__name__)
+
+_ALIGNMENT = 256
+"""Of every tensor in a slab, in bytes: what kernels and copies like."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamReport:
+    """What streaming took so far.
+
+    Attributes:
+        copied_nbytes: to the device, in all.
+        copy_seconds: how long the copies took.
+        waited_seconds: how long work waited for them.
+    """
+
+    copied_nbytes: int
+    copy_seconds: float
+    waited_seconds: float
+
+    @property
+    def hidden_share(self) -> float:
+        """Tell the share of the copies' time that work went on in; 1 if there were none."""
+        if not self.copy_seconds:
+            return 1.0
+        return max(0.0, 1 - self.waited_seconds / self.copy_seconds)
+
+    def describe(self) -> str:
+        """Say it in words."""
+        return (
+            f"{self.copied_nbytes / 1e9:.1f} GB to the device in {self.copy_seconds:.2f} s, "
+            f"{self.hidden_share:.0%} of it hidden behind work"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HostBlock:
+    """A block's weights in host memory, and where each has its place in a slot."""
+
+    parameters: tuple[nn.Parameter, ...]
+    tensors: tuple[Tensor, ...]
+    offsets: tuple[int, ...]
+    nbytes: int
+    slab: Tensor | None = None
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """Lay the block's tensors out in a buffer of bytes."""
+        return [
+            buffer[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for offset, tensor in zip(self.offsets, self.tensors, strict=True)
+        ]
+
+    def point_at(self, tensors: Sequence[Tensor]) -> None:
+        """Let the block compute with these."""
+        for parameter, tensor in zip(self.parameters, tensors, strict=True):
+            parameter.data = tensor
+
+    def go_home(self) -> None:
+        """Let the block have its weights in host memory again."""
+        self.point_at(self.tensors)
+
+
+class _Slot:
+    """Device memory for one block at a time."""
+
+    def __init__(self, nbytes: int, device: torch.device) -> None:
+        self.buffer = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self.held: int | None = None
+        self.filled: Mark = None
+        self.free: Mark = None
+
+
+class BlockStream:
+    """Hand out a DiT's blocks in order, each with its weights on the device.
+
+    Args:
+        blocks: of one DiT, on the CPU; their weights are looked after from now on.
+        residency: which of them stay on the device.
+        pinned_nbytes: of host memory that may be locked for faster copies, at most.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[DiTBlock],
+        residency: Residency,
+        *,
+        device: torch.device,
+        pinned_nbytes: int = 0,
+    ) -> None:
+        self._blocks = blocks
+        self._device = device
+        self._pinned_nbytes = pinned_nbytes
+        self._lane: Lane = open_lane(device)
+        self._host = [_read_block(block, device) for block in blocks]
+        self._slots: list[_Slot] = []
+        self._copied_nbytes = 0
+        self.residency = residency
+        self._settle()
+
+    def walk(self) -> Iterator[DiTBlock]:
+        """Give each block in turn, ready to work until the next one is asked for."""
+        order = self.residency.streamed
+        place = {index: at for at, index in enumerate(order)}
+        for index, block in enumerate(self._blocks):
+            if index not in place:
+                yield block
+                continue
+            slot = self._bring(index)
+            host = self._host[index]
+            host.point_at(host.views(slot.buffer))
+            try:
+                yield block
+            finally:
+                host.go_home()
+                slot.free = self._lane.after_work()
+            if len(order) > SLOTS:
+                self._fetch(order[(place[index] + SLOTS) % len(order)], slot)
+
+    def shrink(self) -> bool:
+        """Let half of the resident blocks be streamed from now on; False if there are none."""
+        now = self.residency
+        if now.resident == 0:
+            return False
+        for host in self._host:
+            host.go_home()
+        self._slots.clear()
+        self.residency = replace(now, resident=now.resident // 2)
+        self._settle()
+        return True
+
+    def report(self) -> StreamReport:
+        """Tell what it took so far; waits for the device."""
+        copies, waits = self._lane.seconds()
+        return StreamReport(
+            copied_nbytes=self._copied_nbytes, copy_seconds=copies, waited_seconds=waits
+        )
+
+    def _settle(self) -> None:
+        """Bring the blocks that stay, and the first of those that pass."""
+        streamed = self.residency.streamed
+        for index, host in enumerate(self._host):
+            if index not in streamed:
+                host.point_at([tensor.to(self._device) for tensor in host.tensors])
+        for index in streamed:
+            self._host[index] = self._pinned(self._host[index])
+        largest = max((self._host[index].nbytes for index in streamed), default=0)
+        for index in streamed[:SLOTS]:
+            slot = _Slot(largest, self._device)
+            self._slots.append(slot)
+            self._fetch(index, slot)
+
+    def _pinned(self, host: _HostBlock) -> _HostBlock:
+        """Copy a block's weights into one locked piece of host memory, if there may be one more."""
+        if host.slab is not None or host.nbytes > self._pinned_nbytes:
+            return host
+        slab = torch.empty(host.nbytes, dtype=torch.uint8)
+        if not self._lane.pin(slab):
+            self._pinned_nbytes = 0
+            return host
+        self._pinned_nbytes -= host.nbytes
+        views = host.views(slab)
+        for view, tensor in zip(views, host.tensors, strict=True):
+            view.copy_(tensor)
+        made = replace(host, tensors=tuple(views), slab=slab)
+        made.go_home()
+        return made
+
+    def _bring(self, index: int) -> _Slot:
+        """Have a block in a slot by the time that the next work begins."""
+        slot = next((slot for slot in self._slots if slot.held == index), None)
+        if slot is None:  # a pass was broken off, and the slots are ahead
+            slot = self._slots[0]
+            self._fetch(index, slot)
+        self._lane.hold_work(slot.filled)
+        return slot
+
+    @torch.inference_mode()  # a run is in it or not, and slots outlive both
+    def _fetch(self, index: int, slot: _Slot) -> None:
+        """Order a block's copy into a slot, after the work that reads the slot now."""
+        host = self._host[index]
+        if slot.free is not None:
+            self._lane.hold_copies(slot.free)
+        if host.slab is not None:
+            self._lane.copy(slot.buffer[: host.nbytes], host.slab)
+        else:
+            for view, tensor in zip(host.views(slot.buffer), host.tensors, strict=True):
+                self._lane.copy(view, tensor)
+        slot.held, slot.filled = index, self._lane.after_copies()
+        self._copied_nbytes += sum(tensor.nbytes for tensor in host.tensors)
+
+
+def _read_block(block: nn.Module, device: torch.device) -> _HostBlock:
+    """Take note of a block's weights, and bring what is no weight to the device for good."""
+    for module in block.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    parameters = tuple(block.parameters())
+    offsets: list[int] = []
+    end = 0
+    for parameter in parameters:
+        offsets.append(end)
+        end += -(-parameter.nbytes // _ALIGNMENT) * _ALIGNMENT
+    return _HostBlock(
+        parameters=parameters,
+        tensors=tuple(parameter.data for parameter in parameters),
+        offsets=tuple(offsets),
+        nbytes=end,
+    )
+
+
+def block_nbytes(dit: WanDiT) -> tuple[int, int]:
+    """Give the bytes of a DiT's largest block, and of all weights outside its blocks."""
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in dit.blocks]
+    total = sum(parameter.nbytes for parameter in dit.parameters())
+    return max(sizes), total - sum(sizes)
+
+
+def stream_blocks(
+    dit: WanDiT, residency: Residency, *, device: torch.device, pinned_nbytes: int = 0
+) -> BlockStream:
+    """Put a DiT onto a device as a residency says; from then on it takes its blocks from a stream.
+
+    Args:
+        dit: on the CPU.
+    """
+    blocks = dit.blocks
+    del dit.blocks
+    dit.to(device)
+    dit.blocks = blocks
+    made = BlockStream(
+        cast("Sequence[DiTBlock]", list(blocks)),
+        residency,
+        device=device,
+        pinned_nbytes=pinned_nbytes,
+    )
+    dit.stream = made
+    return made
+
+
+def run_steadily(dit: WanDiT, work: Callable[[], Made]) -> Made:
+    """Run a DiT; out of memory, let more of its blocks be streamed, and run it again.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: if no block is left to move.
+    """
+    while True:
+        try:
+            return work()
+        except torch.cuda.OutOfMemoryError:
+            stream = dit.stream
+            if not isinstance(stream, BlockStream) or not stream.shrink():
+                raise
+            _log.warning("out of memory: going on with %s", stream.residency.describe())
