@@ -29,7 +29,7 @@ from .families import (
     recognise_tae,
 )
 from .headers import Header, TensorEntry, shown
-from .layouts import PREFIXES, to_wan_keys
+from .layouts import MOST_PREFIXES, PREFIXES, to_wan_keys
 from .notes import Config, Notes, read_notes
 from .packing import Packing, is_packing, layer_of, read_packing
 from .probes import PROBES, Probe
@@ -97,7 +97,7 @@ def detect(header: Header) -> Checkpoint:
 def _common_prefix(names: list[str]) -> str:
     """Give what stands in front of every name, of the prefixes seen in the wild."""
     found = ""
-    while names:
+    for _ in range(MOST_PREFIXES if names else 0):
         step = next((p for p in PREFIXES if all(n.startswith(found + p) for n in names)), None)
         if step is None:
             break

@@ -17,8 +17,14 @@ from .umt5_names import umt5_file_table
 PREFIXES = ("model.", "diffusion_model.", "transformer.", "module.", "pipe.dit.")
 """What may stand in front of every name of a file, one after another."""
 
+MOST_PREFIXES = 4
+"""More of them than any file has: names that are nothing else are not followed to their end."""
+
 MAX_PARTS = 256
 """More DiT blocks or VAE layers than any model has: a bound on what a header can make us do."""
+
+MAX_LEVELS = 8
+"""Likewise of a VAE's levels, each of which has layers of its own."""
 
 
 class Layout(Enum):
@@ -147,11 +153,12 @@ def _flat_level(level: int, blocks: int) -> Iterator[tuple[str, str]]:
     yield from _below(last, f"{their_up}.upsamplers.0", _RESAMPLE)
 
 
-def count_parts(names: Iterable[str], stem: str) -> int:
+def count_parts(names: Iterable[str], stem: str, *, most: int = MAX_PARTS) -> int:
     """Count the numbered parts below a module: one more than the highest number.
 
     Args:
         stem: the names' beginning up to the number; a regular expression.
+        most: how many there can be.
 
     Raises:
         CheckpointError: if there are more than any model has.
@@ -163,10 +170,10 @@ def count_parts(names: Iterable[str], stem: str) -> int:
         if match is None:
             continue
         number = match[1]
-        if len(number) > 3 or int(number) >= MAX_PARTS:
+        if len(number) > 3 or int(number) >= most:
             raise CheckpointError(
                 f"{shown(name)} is part number {shown(number)}, but no known model has more than "
-                f"{MAX_PARTS} of a kind; the file is damaged or not a Wan model."
+                f"{most} of a kind; the file is damaged or not a Wan model."
             )
         highest = max(highest, int(number))
     return highest + 1
@@ -183,7 +190,7 @@ def _diffusers_table(names: tuple[str, ...], layout: Layout) -> dict[str, str]:
         sides = r"(?:encoder\.down|decoder\.up)_blocks\." if residual else r"decoder\.up_blocks\."
         table = vae_table(
             residual=residual,
-            levels=count_parts(names, sides),
+            levels=count_parts(names, sides, most=MAX_LEVELS),
             residual_blocks=blocks or max(0, deep - 1),
         )
     return {theirs: ours for ours, theirs in table.items()}

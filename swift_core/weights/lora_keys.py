@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 
-from .layouts import PREFIXES, dit_table
+from .layouts import MOST_PREFIXES, PREFIXES, dit_table
 
 
 class Role(Enum):
@@ -61,7 +61,6 @@ _FOREIGN = {
 
 _DOTTED = (*PREFIXES, "base_model.model.")
 _UNDERSCORED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_")
-_MOST_PREFIXES = 4
 
 _ATTENTION = r"(?:self|cross)_attn[._](?:[qkvo]|norm_[qk]|norm_k_img|[kv]_img)"
 _DIFFUSERS_ATTENTION = r"attn[12][._](?:to_[qkv]|to_out[._]0|norm_[qk]|norm_added_k|add_[kv]_proj)"
@@ -86,7 +85,7 @@ def split_key(name: str) -> tuple[str, Role] | None:
 
 def bare(stem: str) -> str:
     """Take the prefixes off a layer's name."""
-    for _ in range(_MOST_PREFIXES):
+    for _ in range(MOST_PREFIXES):
         found = next((prefix for prefix in _DOTTED if stem.startswith(prefix)), None)
         if found is None:
             break

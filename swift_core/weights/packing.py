@@ -101,10 +101,11 @@ def read_packing(header: Header) -> Packing:
 
 def _foreign_scale(scale: TensorEntry, weight: TensorEntry) -> set[str]:
     """Name the packing that a scale belongs to, if it is not one of ours."""
-    fits = scale.parameters == 1 or scale.parameters == weight.shape[0] == scale.shape[0]
+    rows = (weight.shape[0], weight.shape[0]) if weight.shape else None
+    fits = scale.parameters == 1 or (scale.parameters, scale.shape[0]) == rows
     if scale.dtype in _SCALE_FORMATS and fits:
         return set()
-    return {_BLOCK_FORMATS.get(scale.dtype, "weights with a scale for each block")}
+    return {_BLOCK_FORMATS.get(scale.dtype, "blocks with a scale each")}
 
 
 def _algorithms(header: Header) -> Iterable[str]:

@@ -12,7 +12,7 @@ from ..text.umt5 import UMT5Config
 from ..text.words import WordConfig
 from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from .headers import shown
-from .layouts import count_parts
+from .layouts import MAX_LEVELS, count_parts
 from .notes import Notes
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,7 +27,6 @@ _HEAD_DIM = 128
 
 _TEXT_TOKENS = 512
 _EPS = 1e-6
-_MAX_LEVELS = 8
 _MAX_TOKENS = 1 << 20
 _MAX_SIZE = 1 << 17
 """Wider than any layer: a bound on what a header can make us compute."""
@@ -178,10 +177,10 @@ def _checked(levels: list[list[str]]) -> list[list[str]]:
     if not levels or not all(levels):
         raise MissingError(f"encoder.downsamples.{max(0, len(levels) - 1)}")
     counts = [len(level) for level in levels]
-    if len(set(counts)) > 1 or len(counts) > _MAX_LEVELS:
+    if len(set(counts)) > 1 or len(counts) > MAX_LEVELS:
         raise CheckpointError(
             f"the VAE's encoder has {shown(str(counts))} residual blocks in its levels, but every "
-            f"level of a Wan VAE has as many, and there are no more than {_MAX_LEVELS}; the file "
+            f"level of a Wan VAE has as many, and there are no more than {MAX_LEVELS}; the file "
             "is damaged or not a Wan VAE."
         )
     return levels

@@ -121,6 +121,12 @@ def test_prefixes_are_seen_through(path, prefix):
     assert checkpoint.tensors["head.modulation"] == f"{prefix}head.modulation"
 
 
+def test_endless_prefixes_are_not_followed_to_their_end(path):
+    checkpoint = look(path, {f"{'model.' * 1000}a": (1,)})
+    assert checkpoint.kind is Kind.UNKNOWN
+    assert len(checkpoint.prefix) < 30
+
+
 @pytest.mark.parametrize("config", SMALL, ids=lambda config: type(config).__name__)
 def test_our_own_files_say_what_shapes_cannot(path, config):
     checkpoint = look(path, expected_shapes(config), metadata=describe_metadata(config))
@@ -281,7 +287,7 @@ def test_damaged_notes_of_the_packing_are_refused(path, text):
         (
             "F8_E4M3",
             {f"{Q}.weight_scale": ("F32", (24, 24))},
-            "weights with a scale for each block",
+            "blocks with a scale each",
         ),
         ("U8", {f"{Q}.weight_scale_2": ("F32", ())}, "nvfp4"),
         ("F4", {}, "f4"),
@@ -292,6 +298,13 @@ def test_other_packings_are_named_and_sent_to_the_model_input(path, dtype, extra
     assert checkpoint.config == WAN22_TI2V_5B
     assert checkpoint.obstacle is not None
     assert checkpoint.obstacle.startswith(f"weights in {what} are not read here; in ComfyUI")
+
+
+def test_a_scale_beside_a_weight_of_no_size_is_refused(path):
+    shapes = {**expected_shapes(WAN22_TI2V_5B), f"{Q}.weight": ()}
+    checkpoint = look(path, {**shapes, f"{Q}.scale_weight": ("F32", (2,))})
+    assert checkpoint.obstacle is not None
+    assert "blocks with a scale each" in checkpoint.obstacle
 
 
 def test_a_scale_without_its_weight_does_not_belong(path):

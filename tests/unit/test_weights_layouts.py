@@ -84,3 +84,9 @@ def test_an_unknown_name_is_refused_by_name():
 def test_a_header_cannot_ask_for_tables_without_end(number):
     with pytest.raises(CheckpointError, match="no known model has more than 256 of a kind"):
         to_wan_keys([f"blocks.{number}.attn1.to_q.weight"], Layout.DIFFUSERS_DIT)
+
+
+def test_a_header_cannot_ask_for_a_vae_of_many_levels_with_many_layers():
+    names = ["encoder.down_blocks.8.resnets.255.conv1.weight"]
+    with pytest.raises(CheckpointError, match="no known model has more than 8 of a kind"):
+        to_wan_keys(names, Layout.DIFFUSERS_VAE)
