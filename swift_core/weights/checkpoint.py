@@ -109,7 +109,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """Name it within a sentence."""
-        return self.name if self.kind is Kind.UNKNOWN else f"{_article(self.name)} {self.name}"
+        return f"{_article(self.name)} {self.name}"
 
     @property
     def sentence(self) -> str:
@@ -185,4 +185,4 @@ def in_bytes(nbytes: int) -> str:
 
 def _article(name: str) -> str:
     """Give the article of a name as it is spoken; UMT5 begins like "you"."""
-    return "an" if name[:1] in "AEIO" else "a"
+    return "an" if name[:1] in ("A", "E", "I", "O", "u") else "a"

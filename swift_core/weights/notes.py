@@ -16,7 +16,7 @@ from ..text.words import WordConfig
 from ..vae.config import VAEConfig
 from .headers import Header, shown
 
-_KEY = "swift_i2v"
+NOTES_KEY = "swift_i2v"
 _MAX_TEXT_TOKENS = 65536
 
 Config = DiTConfig | VAEConfig | WordConfig | UMT5Config
@@ -62,7 +62,7 @@ def describe_metadata(config: Config) -> dict[str, str]:
         }
     else:
         notes = {"kind": "umt5" if isinstance(config, UMT5Config) else "words"}
-    return {_KEY: json.dumps(notes)}
+    return {NOTES_KEY: json.dumps(notes)}
 
 
 def read_notes(header: Header) -> Notes:
@@ -71,7 +71,7 @@ def read_notes(header: Header) -> Notes:
     Raises:
         CheckpointError: if a value is not what it should be.
     """
-    text = header.metadata.get(_KEY)
+    text = header.metadata.get(NOTES_KEY)
     if text is None:
         return Notes()
     try:
@@ -96,8 +96,8 @@ def read_notes(header: Header) -> Notes:
 
 def _refusal(header: Header, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{header.path} has wrong notes under {_KEY} in its metadata: {what}; use a file as its "
-        "author wrote it."
+        f"{header.path} has wrong notes under {NOTES_KEY} in its metadata: {what}; use a file as "
+        "its author wrote it."
     )
 
 

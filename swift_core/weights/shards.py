@@ -12,10 +12,13 @@ from typing import Any, cast
 
 from ..errors import CheckpointError
 from .headers import Header, TensorEntry, read_header, shown
+from .notes import NOTES_KEY
 
 _INDEX_ENDING = ".index.json"
 _MAX_INDEX_NBYTES = 50_000_000
 _MAX_FILES = 512
+_MAX_NAME_NBYTES = 255
+"""Of a file, on every system."""
 
 
 def read_model_header(path: Path | str) -> Header:
@@ -29,13 +32,22 @@ def read_model_header(path: Path | str) -> Header:
         CheckpointError: if there is no such model, or not all of it.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_folder(path):
         return _read_indexed(_only_index(path))
     if path.name.endswith(_INDEX_ENDING):
         return _read_indexed(path)
     header = read_header(path)
     index = _index_of(path)
     return header if index is None else _read_indexed(index)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name too long, a folder that is not ours
+        raise CheckpointError(
+            f"{shown(str(path))} cannot be read: {error.strerror}; check the name."
+        ) from error
 
 
 def _index_of(path: Path) -> Path | None:
@@ -90,7 +102,8 @@ def _is_object(value: Any) -> bool:
 
 def _is_plain(name: str) -> bool:
     """Tell whether a name is one of a file in the same folder, on every system."""
-    return name.endswith(".safetensors") and not any(sign in name for sign in "/\\:\0")
+    is_short = len(name.encode(errors="replace")) <= _MAX_NAME_NBYTES
+    return is_short and name.endswith(".safetensors") and not any(sign in name for sign in "/\\:\0")
 
 
 def _file_names(entries: Mapping[str, str]) -> list[str]:
@@ -117,10 +130,20 @@ def _read_indexed(index: Path) -> Header:
     return Header(
         path=index,
         tensors=tensors,
-        metadata={name: note for header in headers for name, note in header.metadata.items()},
+        metadata=_joined_metadata(index, headers),
         nbytes=sum(header.nbytes for header in headers),
         files=len(headers),
     )
+
+
+def _joined_metadata(index: Path, headers: list[Header]) -> dict[str, str]:
+    """Join the files' notes; only those that a model is built by must not differ."""
+    metadata: dict[str, str] = {}
+    for header in headers:
+        for name, note in header.metadata.items():
+            if metadata.setdefault(name, note) != note and name == NOTES_KEY:
+                raise _refusal(index, f"its files do not agree on {NOTES_KEY} in their metadata")
+    return metadata
 
 
 def _joined(index: Path, headers: list[Header]) -> dict[str, TensorEntry]:

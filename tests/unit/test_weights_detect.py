@@ -1,6 +1,8 @@
 """What a file is: published models by the header alone, at their true sizes."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -119,6 +121,22 @@ def test_prefixes_are_seen_through(path, prefix):
     assert checkpoint.config == SEEDED_DETAIL
     assert f"original Wan keys behind {prefix}," in checkpoint.sentence
     assert checkpoint.tensors["head.modulation"] == f"{prefix}head.modulation"
+
+
+LOADS_LITTLE = """
+import sys
+from swift_core.weights.detect import look_into
+
+assert look_into(sys.argv[1]).is_complete
+# PyTorch's compiler comes with it: a second or more, where looking takes milliseconds.
+assert "sympy" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("config", [WAN22_TI2V_5B, WAN22_VAE, UMT5_XXL])
+def test_looking_into_a_file_does_not_load_half_of_pytorch(path, config):
+    write_sparse(path, expected_shapes(config))
+    subprocess.run([sys.executable, "-c", LOADS_LITTLE, str(path)], check=True)
 
 
 def test_endless_prefixes_are_not_followed_to_their_end(path):
@@ -551,7 +569,7 @@ def test_an_unknown_file_says_what_was_looked_for(path):
         "words.weight, and found none, bf16, "
         f"{path.stat().st_size} bytes."
     )
-    assert checkpoint.label == "unknown file"
+    assert checkpoint.label == "an unknown file"
     assert "there is no tensor in it" in look(path, {}).sentence
 
 

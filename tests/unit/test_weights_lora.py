@@ -465,7 +465,7 @@ def test_a_lora_for_another_width_is_refused(dit, path):
             },
             "is a LoRA, which cannot be used: it was not made for a Wan model",
         ),
-        ({"some.weight": draw(3)}, "is unknown file, but a LoRA is needed here; choose another"),
+        ({"some.weight": draw(3)}, "is an unknown file, but a LoRA is needed here; choose another"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

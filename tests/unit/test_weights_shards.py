@@ -77,6 +77,10 @@ def test_a_part_that_is_cut_short_is_named(folder):
         ({**MAP, "a": "../a.safetensors"}, "a is in no .safetensors file of the same folder"),
         ({**MAP, "a": "C:a.safetensors"}, "a is in no .safetensors file of the same folder"),
         ({**MAP, "a": "x\\a.safetensors"}, "a is in no .safetensors file of the same folder"),
+        (
+            {**MAP, "a": "ä" * 122 + ".safetensors"},
+            "a is in no .safetensors file of the same folder",
+        ),
         ({**MAP, "a": "model.pt"}, "a is in no .safetensors file of the same folder"),
         ({**MAP, "a": 3}, "a is in no .safetensors file of the same folder"),
         ({}, "it has no weight_map"),
@@ -103,6 +107,19 @@ def test_a_tensor_in_two_parts_is_refused(folder):
     write_sparse(folder / PARTS[1], {"c": ("F32", (5,)), "a": (3,)})
     with pytest.raises(CheckpointError, match="a is in two of its files"):
         read_model_header(folder)
+
+
+def test_parts_that_note_different_models_are_refused(folder):
+    for part, name in zip(PARTS, ("a", "c"), strict=True):
+        write_sparse(folder / part, {name: (3,)}, metadata={"swift_i2v": part, "format": part})
+    write_index(folder, {"a": PARTS[0], "c": PARTS[1]})
+    with pytest.raises(CheckpointError, match="its files do not agree on swift_i2v in their meta"):
+        read_model_header(folder)
+
+
+def test_a_name_that_the_system_refuses_is_refused_in_a_sentence(folder):
+    with pytest.raises(CheckpointError, match="File name too long; check the name"):
+        read_model_header(folder / f"{'a' * 300}.safetensors")
 
 
 def test_an_index_is_not_read_beyond_what_it_can_be(folder, monkeypatch):
