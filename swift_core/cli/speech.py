@@ -8,6 +8,9 @@ import os
 import sys
 from typing import Any
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
+"""What a file's name may hold and a terminal would obey; only the end of a line is ours."""
+
 
 def say(text: str) -> None:
     """Write a line to standard output."""
@@ -23,7 +26,7 @@ def _write(stream: Any, text: str) -> None:
     if stream is None:  # was closed before the program began
         return
     encoding = stream.encoding or "utf-8"
-    line = f"{text}\n".encode(encoding, "backslashreplace").decode(encoding)
+    line = f"{text.translate(_CONTROLS)}\n".encode(encoding, "backslashreplace").decode(encoding)
     try:
         stream.write(line)
         stream.flush()

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from ..errors import CheckpointError
 
-_MAX_HEADER_NBYTES = 100_000_000
-"""As the safetensors library has it."""
+_MAX_HEADER_NBYTES = 25_000_000
+"""A hundred times a published model's: to parse JSON can take twenty times its length in memory."""
 
 _PREFIX_NBYTES = 8
 

@@ -15,7 +15,7 @@ from .headers import Header, TensorEntry, read_header, shown
 from .notes import NOTES_KEY
 
 _INDEX_ENDING = ".index.json"
-_MAX_INDEX_NBYTES = 50_000_000
+_MAX_INDEX_NBYTES = 25_000_000
 _MAX_FILES = 512
 _MAX_NAME_NBYTES = 255
 """Of a file, on every system."""

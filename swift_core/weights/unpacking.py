@@ -66,7 +66,7 @@ def unpack_weights(
             weights[name] = tensor.to(dtype)
         else:
             rows = scale.reshape(-1, *[1] * (tensor.dim() - 1))
-            weights[name] = tensor.to(torch.float32).mul(rows).to(dtype)
+            weights[name] = tensor.to(torch.float32, copy=True).mul_(rows).to(dtype)
     return weights
 
 

@@ -443,6 +443,13 @@ def test_inspect_says_what_each_file_is_and_goes_on_after_a_bad_one(capsys, tmp_
     assert data["config"]["in_channels"] == 96
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_name_of_a_file_gives_the_terminal_no_orders(capsys, tmp_path):
+    path = tmp_path / "a\x1b[31m\x9b2J"
+    assert main(["inspect", str(path)]) == 2
+    assert f"{tmp_path}/a\\x1b[31m\\x9b2J does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 def test_ctrl_c_stops_cleanly(picture, tmp_path):
     output = tmp_path / "out.mp4"

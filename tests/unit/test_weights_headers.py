@@ -138,6 +138,7 @@ def test_a_length_that_looks_like_other_files_is_still_a_length(path, magic):
         (b"", r"is empty \(0 bytes\); download it again"),
         (b"abc", "the file ends at 3 of at least 10 bytes: it looks half-downloaded"),
         (b"\xff" * 30, "not a safetensors file: its first bytes announce a header of 18446744"),
+        ((25_000_001).to_bytes(8, "little") + b'{"a":', "announce a header of 25000001 bytes"),
         ((1).to_bytes(8, "little") + b"{}", "announce a header of 1 bytes"),
         ((2).to_bytes(8, "little") + b"[]", "no such header follows"),
         ((100).to_bytes(8, "little") + b'{"a":', "ends at 13 of at least 108 bytes"),
