@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from ..errors import SwiftError
 from ..flow.recipe import SolverName
 from ..media.codecs import VideoCodec
+from ..model.attention_backends import AttentionChoice
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
 from ..weights.set_file import LORA_SLOTS
 from .commands import run_decode, run_inspect, run_plan
@@ -139,6 +140,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "on), off by about 2.5 %% in each product",
     )
     parser.add_argument(
+        "--attention",
+        choices=[choice.value for choice in AttentionChoice],
+        default=AttentionChoice.AUTO.value,
+        help="what computes the DiTs' self-attention: PyTorch (sdpa), FlashAttention, or "
+        "SageAttention, which rounds to 8 bits; checked against PyTorch as it runs. auto: the "
+        "fastest that is installed and does not round",
+    )
+    parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
@@ -147,7 +156,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_decode(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=run_decode, fp8_products=False)
+    parser.set_defaults(run=run_decode, fp8_products=False, attention=AttentionChoice.SDPA.value)
     parser.add_argument("latent", type=Path, help="from generate --save-latent")
     _add_video(parser)
     parser.add_argument(

@@ -11,6 +11,7 @@ from ..errors import BudgetError, CheckpointError, DeviceError, OutputError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
+from ..model.attention_backends import AttentionChoice, choose_attention
 from ..model.scaled import check_products
 from ..precision import BF16, FP32
 from ..progress import Observer
@@ -88,7 +89,8 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
     """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
 
     Raises:
-        DeviceError: if CUDA is asked for and there is none, or 8-bit products that it has not.
+        DeviceError: if what is asked for is not there: CUDA, 8-bit products, an attention.
+        PackageError: if an attention is asked for that is not installed.
         BudgetError: if the VAEs are given no memory.
     """
     device, gigabytes = options.device, options.vae_memory
@@ -106,6 +108,7 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         precision=replace(BF16 if on_cuda else FP32, fp8_products=options.fp8_products),
         observe=observe,
         free_nbytes=_free_nbytes(gigabytes, on_cuda=on_cuda),
+        attention=choose_attention(AttentionChoice(options.attention), where),
     )
 
 

@@ -237,13 +237,16 @@ def _compare(out: Any, query: Tensor, memory: KeyValue, *, tolerance: float) -> 
         query[:1, tokens, heads],
         KeyValue(memory.key[:1, :, heads], memory.value[:1, :, heads]),
     ).float()
-    wrong = (out[:1, tokens, heads].float() - exact).norm()
-    tiny = torch.finfo(torch.float32).tiny
+    wrong = _length(out[:1, tokens, heads].float() - exact)
+    size = _length(exact).clamp(min=torch.finfo(torch.float32).tiny)
     # A sum shows what is not finite anywhere, and takes no memory; both cross at once.
-    error, total = torch.stack(
-        (wrong / exact.norm().clamp(min=tiny), out.sum(dtype=torch.float32))
-    ).tolist()
+    figures = torch.stack((wrong / size, out.sum(dtype=torch.float32)))
+    error, total = (float(figure) for figure in figures.cpu())
     if not math.isfinite(total):
         raise _UnfitError("its result is not finite")
     if not error <= tolerance:
         raise _UnfitError(f"its result is off by {error:.1%}, where {tolerance:.0%} is allowed")
+
+
+def _length(tensor: Tensor) -> Tensor:
+    return tensor.square().sum().sqrt()

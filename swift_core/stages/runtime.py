@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..model.attention_backends import FastAttention, use_attention
 from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
@@ -25,16 +26,20 @@ class Runtime:
         precision: number formats of the models; latents are fp32 between steps.
         observe: told of every step and chunk; what it raises passes through every stage.
         free_nbytes: asked how much memory a VAE may take beside its weights; None: as it wants.
+        attention: what computes the self-attention of DiTs; None is PyTorch's own.
     """
 
     device: torch.device
     precision: Precision
     observe: Observer = ignore
     free_nbytes: Callable[[], int] | None = None
+    attention: FastAttention | None = None
 
     def load(self, slot: Slot[ConfigT, ModuleT]) -> ModuleT:
         """Load a model of a set onto the device; it is gone when the caller lets go of it."""
-        return slot.load(self.precision).to(self.device)
+        model = slot.load(self.precision).to(self.device)
+        use_attention(model, self.attention)
+        return model
 
     def place(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Bring a tensor to the device, in the compute format."""
