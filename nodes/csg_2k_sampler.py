@@ -23,11 +23,12 @@ from ..swift_core.stages.refine import RefineSettings, refine
 from .host.conditioning import prompt_embeddings
 from .host.core_stages import check_detail_model, refine_with_model
 from .host.guided import Guidance, model_config
-from .host.latents import encode_memory, to_latent
+from .host.latents import to_latent
 from .host.memory import make_runtime
-from .host.progress import NodeProgress, Previewer
+from .host.previews import make_previewer
+from .host.progress import NodeProgress
 from .host.resume import finished_of, open_store
-from .host.vae import input_colours, open_vae, vae_config, vae_precision
+from .host.vae import encode_memory, open_vae, vae_config, vae_runtime
 from .schema import advanced, make_schema
 from .settings import (
     colours,
@@ -192,7 +193,7 @@ class CSG2KSampler(io.ComfyNode):
         )
         check_segment_seeds(plan.segments, settings.segment_seeds)
         guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
-        observe = NodeProgress(_units(plan, made), Previewer(input_colours(vae)))
+        observe = NodeProgress(_units(plan, made), make_previewer(vae))
         sample = _prepare(detail_model, vae, guidance, settings, observe)
         reference = _reference(vae, image, motion, plan, observe)
         store = open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference)
@@ -217,7 +218,7 @@ def _reference(vae: Any, image: Any, motion: Any, plan: GenerationPlan, observe:
         first_picture(image),
         colours(motion),
         output=plan.output,
-        runtime=make_runtime(vae_precision(vae), observe),
+        runtime=vae_runtime(vae, observe),
     )
 
 
@@ -249,7 +250,8 @@ def _prepare(
     def sample_own(reference: Any, finished: Finished) -> Any:
         dit = slot.load(FP32)
         keys = read_prompt(dit, prompt, settings.recipe)
-        return refine(dit, reference, keys, settings, finished=finished, runtime=runtime)
+        placed = reference.to(runtime.device)
+        return refine(dit, placed, keys, settings, finished=finished, runtime=runtime)
 
     return sample_own
 

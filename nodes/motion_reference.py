@@ -15,8 +15,9 @@ from .host.conditioning import prompt_embeddings
 from .host.core_stages import make_core_motion
 from .host.guided import Guidance
 from .host.memory import make_runtime
-from .host.progress import NodeProgress, Previewer
-from .host.vae import input_colours, probe_colours, vae_precision
+from .host.previews import make_own_previewer, make_previewer
+from .host.progress import NodeProgress
+from .host.vae import vae_runtime
 from .schema import make_schema
 from .settings import first_picture, make_recipe, sampling_inputs, side_input
 from .types import CoreMotionModel, MotionModelType, OwnMotionModel
@@ -148,8 +149,8 @@ def _own(models: OwnMotionModel, picture: Any, guidance: Guidance, settings: Mot
         settings.shape.width,
         multiple=models.motion_vae.config.compression.space * models.motion_high.config.patch.width,
     )
-    colours = probe_colours(models.motion_vae.load(FP32))
-    observe = NodeProgress(_units(settings), Previewer(colours))
+    previewer = make_own_previewer(lambda: models.motion_vae.load(FP32))
+    observe = NodeProgress(_units(settings), previewer)
     runtime = make_runtime(FP32, observe)
     text_dim = models.motion_high.config.text_dim
     prompt = prompt_embeddings(
@@ -161,8 +162,8 @@ def _own(models: OwnMotionModel, picture: Any, guidance: Guidance, settings: Mot
 def _core(
     models: CoreMotionModel, picture: Any, guidance: Guidance, settings: MotionSettings
 ) -> Any:
-    observe = NodeProgress(_units(settings), Previewer(input_colours(models.vae)))
-    runtime = make_runtime(vae_precision(models.vae), observe)
+    observe = NodeProgress(_units(settings), make_previewer(models.vae))
+    runtime = vae_runtime(models.vae, observe)
     return make_core_motion(models, picture, guidance, settings, runtime=runtime)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..swift_core.geometry import pixel_frames_of
 from ..swift_core.media.codecs import CODECS, WORST_QUALITY, VideoCodec
 from ..swift_core.media.video_write import VideoWriter
 from ..swift_core.progress import Phase
 from ..swift_core.shapes import Float, Tensor
-from ..swift_core.stages.pixels import decode_clip
-from .host.latents import decode_memory, from_latent
-from .host.memory import make_runtime
+from .host.latents import clip_shape, decode_images, decode_stream, from_latent
 from .host.progress import NodeProgress
-from .host.vae import open_vae, vae_config, vae_precision
 from .host.video import written_video
 from .schema import advanced, make_schema
 from .settings import read_choice
@@ -61,13 +56,9 @@ class VAEDecodeTiled(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict[str, Any], vae: Any) -> io.NodeOutput:
         """Decode into memory that is allocated once."""
-        frames: Tensor | None = None
-        filled = 0
-        for chunk in _decode(samples, vae):
-            if frames is None:
-                frames = torch.empty((_pixel_frames(samples, vae), *chunk.shape[1:]))
-            frames[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
+        latent, shape = from_latent(samples, vae), clip_shape(samples, vae)
+        frames = torch.empty((shape.pixel_frames, shape.height, shape.width, 3))
+        decode_images(latent, vae, into=frames, observe=_observer(latent))
         return io.NodeOutput(frames)
 
 
@@ -131,31 +122,22 @@ class VAEDecodeToVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         """Decode into a file in ComfyUI's temp folder, which ComfyUI empties itself."""
         chosen = read_choice(VideoCodec, "codec", codec)
-        space = vae_config(vae).compression.space
-        height, width = (space * side for side in samples["samples"].shape[-2:])
+        latent, shape = from_latent(samples, vae), clip_shape(samples, vae)
         name = f"swift_{uuid4().hex[:12]}{CODECS[chosen].suffixes[0]}"
         path = Path(folder_paths.get_temp_directory()) / name
         writer = VideoWriter(
             path,
             codec=chosen,
             frames_per_second=Fraction(fps).limit_denominator(1001),
-            height=height,
-            width=width,
+            height=shape.height,
+            width=shape.width,
             quality=None if quality < 0 else quality,
         )
         with writer:
-            for chunk in _decode(samples, vae):
+            for chunk in decode_stream(latent, vae, observe=_observer(latent)):
                 writer.write(chunk)
         return io.NodeOutput(written_video(path))
 
 
-def _pixel_frames(samples: dict[str, Any], vae: Any) -> int:
-    return pixel_frames_of(samples["samples"].shape[2], time=vae_config(vae).compression.time)
-
-
-def _decode(samples: dict[str, Any], vae: Any) -> Iterator[Float[Tensor, "p h w 3"]]:
-    """Decode as a stream of clips of 1, then 4 frames."""
-    latent = from_latent(samples, vae)
-    runtime = make_runtime(vae_precision(vae), NodeProgress({Phase.DECODE: latent.shape[2]}))
-    own = open_vae(vae, memory_required=decode_memory(vae, samples))
-    yield from decode_clip(own, latent.to(runtime.device), phase=Phase.DECODE, runtime=runtime)
+def _observer(latent: Float[Tensor, "1 c t h w"]) -> NodeProgress:
+    return NodeProgress({Phase.DECODE: latent.shape[2]})

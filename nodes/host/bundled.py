@@ -8,8 +8,8 @@ from ...swift_core.precision import FP32
 from ...swift_core.weights.bundled import open_bundled_set
 from ..types import OwnDetailModel, OwnMotionModel
 from .clip import SwiftCLIP
+from .exact_vae import SwiftVAE
 from .memory import managed_slot
-from .vae import SwiftVAE
 
 BUNDLED = "swift-tiny (bundled)"
 

@@ -30,7 +30,7 @@ from ...swift_core.stages.runtime import Runtime
 from ...swift_core.weights.set_file import DEFAULT_BOUNDARY
 from ..types import CoreMotionModel
 from .guided import Guidance, ModelDenoiser, PreparedModel, Shown, model_config, with_model
-from .vae import open_vae, vae_config
+from .vae import decode_memory, encode_memory, open_vae, vae_config
 
 
 def make_core_motion(
@@ -44,11 +44,12 @@ def make_core_motion(
     """Make the motion clip with one MODEL or two experts.
 
     Args:
-        runtime: with the VAE's precision.
+        runtime: the VAE's.
 
     Raises:
         CheckpointError: if models and VAE do not belong together.
         GeometryError: if they cannot make that size.
+        BudgetError: if there is too little memory for the VAE.
     """
     shape = settings.shape
     config, latents = model_config(models.high), vae_config(models.vae)
@@ -72,27 +73,23 @@ def make_core_motion(
     space = latents.compression.space
     check_output_size(shape.height, shape.width, multiple=space * config.patch.width)
     latent_shape = shape.latent(latents.compression, channels=channels)
+    decoding = decode_memory(models.vae, shape)  # refuses, if it must, before anything is sampled
     first = fit_picture(picture, height=shape.height, width=shape.width).unsqueeze(0)
     given = encode_first(
-        open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape)),
+        open_vae(models.vae, memory_required=encode_memory(models.vae, shape)),
         first,
         shape=replace(shape, pixel_frames=1) if is_anchored else shape,
         runtime=runtime,
     )
     sample_clip = _sample_anchored if is_anchored else _sample_masked
     latent = sample_clip(models, guidance, given, latent_shape, settings, runtime)
-    vae = open_vae(models.vae, memory_required=_vae_memory(models.vae, latent_shape))
+    vae = open_vae(models.vae, memory_required=decoding)
     return decode_motion(vae, latent, shape, runtime)
 
 
 def _channels(model: Any) -> tuple[int, int]:
     config = model_config(model)
     return config.in_channels, config.out_channels
-
-
-def _vae_memory(vae: Any, shape: LatentShape) -> float:
-    size = (1, shape.channels, shape.latent_frames, shape.height, shape.width)
-    return vae.memory_used_decode(size, vae.vae_dtype)
 
 
 def _window(shape: LatentShape, latent_frames: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from ...swift_core.text.tokenizer import read_sentencepiece
 from ...swift_core.text.umt5 import UMT5_XXL, check_tokenizer
 from ...swift_core.weights.checkpoint import Checkpoint
 from ...swift_core.weights.umt5_names import TOKENIZER_TENSOR, umt5_file_table
+from .exact_vae import ExactVAE
 from .formats import read_state, reads_as_is
 
 WEIGHT_FORMATS: dict[str, dict[str, Any]] = {
@@ -59,8 +60,8 @@ def _model_under_names(checkpoint: Checkpoint, options: dict[str, Any], **other:
 
 
 def load_vae(checkpoint: Checkpoint) -> Any:
-    """Load a VAE."""
-    vae = comfy.sd.VAE(sd=read_state(checkpoint))
+    """Load a VAE, to be decoded and encoded exactly in every node."""
+    vae = ExactVAE(sd=read_state(checkpoint))
     vae.patcher.cached_patcher_init = (_vae_patcher, (checkpoint,))
     return vae
 

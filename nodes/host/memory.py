@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
+import torch
 from torch import nn
 
 from ...swift_core.model.dit import WanDiT
@@ -88,14 +89,54 @@ def managed_slot(slot: Slot[ConfigT, ModuleT], precision: Precision) -> Slot[Con
     return Slot(config=slot.config, source=slot.source, load=load)
 
 
-def make_runtime(precision: Precision, observe: Observer = ignore) -> Runtime:
-    """Compute where ComfyUI computes, in the memory that it says is free."""
-    device = comfy.model_management.get_torch_device()
+def make_runtime(
+    precision: Precision,
+    observe: Observer = ignore,
+    *,
+    device: torch.device | None = None,
+    patcher: Any = None,
+) -> Runtime:
+    """Compute where ComfyUI computes, in the memory that it says is free.
+
+    Args:
+        device: another one than ComfyUI's main one.
+        patcher: of the model that works: newer versions of ComfyUI count as free what they take
+            back from models by themselves, and tell so by it.
+    """
+    place = comfy.model_management.get_torch_device() if device is None else device
+    ask = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)
 
     def free_nbytes() -> int:
-        return int(SHARE_OF_FREE * comfy.model_management.get_free_memory(device))
+        return usable_nbytes(ask(place), place)
 
-    return Runtime(device=device, precision=precision, observe=observe, free_nbytes=free_nbytes)
+    return Runtime(device=place, precision=precision, observe=observe, free_nbytes=free_nbytes)
+
+
+def most_nbytes(patcher: Any) -> int:
+    """Tell what a model may compute in at most: beside its weights, with all else gone."""
+    device = patcher.load_device
+    total = comfy.model_management.get_total_memory(device)
+    return usable_nbytes(total - patcher.model_size(), device)
+
+
+def usable_nbytes(nbytes: float, device: torch.device) -> int:
+    """Tell how many bytes of so many may be planned with."""
+    return max(0, int(SHARE_OF_FREE * (nbytes - _reserved(device))))
+
+
+def _reserved(device: torch.device) -> int:
+    """Tell what ComfyUI keeps free for others on a device."""
+    if device.type == "cpu":
+        return 0
+    return int(comfy.model_management.extra_reserved_memory())
+
+
+def room_for(nbytes: int) -> float:
+    """Tell what to ask of ComfyUI, so that as many bytes as planned may be used afterwards.
+
+    What it keeps free for others it adds itself.
+    """
+    return nbytes / SHARE_OF_FREE
 
 
 def stop_if_interrupted(*_: object) -> None:

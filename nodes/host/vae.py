@@ -1,33 +1,31 @@
-"""VAEs both ways: ours as a VAE of ComfyUI's, and ComfyUI's as one of ours.
+"""VAE inputs as VAEs of the core: their sizes, their weights, and the memory to ask ComfyUI for.
 
-A LATENT of ComfyUI's holds the raw latent; the core's latents are normalised. The VAE that a latent
-belongs to turns one into the other.
+What a VAE input may be: a VAE of ComfyUI's that holds Wan's weights, from whatever loader, or one
+of ours in ComfyUI's clothes (``exact_vae``).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import comfy.latent_formats
-import comfy.model_management
-import comfy.sd
 import torch
 from torch import nn
 
 from ...swift_core.errors import CheckpointError
+from ...swift_core.geometry import PixelShape
 from ...swift_core.precision import Precision
+from ...swift_core.progress import Observer, ignore
 from ...swift_core.shapes import Float, Tensor
+from ...swift_core.stages.runtime import Runtime
 from ...swift_core.vae.autoencoder import WanVAE
 from ...swift_core.vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
-from .memory import WholePatcher, bring
-
-BYTES_PER_PIXEL = 3000
-"""Working memory of a small VAE per pixel of a frame, generously."""
+from ...swift_core.vae.memory import VaePlan, plan_decode, plan_encode
+from .memory import bring, make_runtime, most_nbytes, room_for
 
 
-class _RawVAE(nn.Module):
+class RawVAE(nn.Module):
     """A VAE of ours, as ComfyUI calls one: whole clips, raw latents."""
 
     def __init__(self, vae: WanVAE) -> None:
@@ -35,60 +33,12 @@ class _RawVAE(nn.Module):
         self.vae = vae
 
     def encode(self, pixels: Float[Tensor, "b 3 p h w"], **_: Any) -> Float[Tensor, "b c t i j"]:
+        """Encode pixels in [-1, 1]."""
         return self.vae.denormalize(self.vae.encode(pixels))
 
     def decode(self, raw_latent: Float[Tensor, "b c t i j"], **_: Any) -> Tensor:
+        """Decode to pixels in [-1, 1]."""
         return self.vae.decode(self.vae.normalize(raw_latent))
-
-
-class SwiftVAE(comfy.sd.VAE):
-    """A VAE of ours that works in every node that takes a VAE."""
-
-    def __init__(self, vae: WanVAE, dtype: torch.dtype) -> None:
-        # Not ComfyUI's own initialiser: it tells architectures apart by keys, and knows not ours.
-        size = vae.config.compression
-        time, space = size.time, size.space
-        self.first_stage_model = _RawVAE(vae)
-        self.latent_channels = vae.config.latent_channels
-        self.latent_dim = 3
-        self.output_channels = 3
-        self.pad_channel_value = None
-        self.upscale_ratio = (lambda frames: max(0, frames * time - time + 1), space, space)
-        self.upscale_index_formula = (time, space, space)
-        self.downscale_ratio = (
-            lambda frames: max(0, math.floor((frames + time - 1) / time)),
-            space,
-            space,
-        )
-        self.downscale_index_formula = (time, space, space)
-        self.memory_used_encode = lambda shape, _dtype: BYTES_PER_PIXEL * shape[3] * shape[4]
-        self.memory_used_decode = lambda shape, _dtype: (
-            BYTES_PER_PIXEL * shape[3] * shape[4] * space * space
-        )
-        self.process_input = lambda image: image * 2.0 - 1.0
-        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
-        self.working_dtypes = [dtype]
-        self.vae_dtype = dtype
-        self.disable_offload = True
-        self.not_video = False
-        self.extra_1d_channel = None
-        self.crop_input = True
-        self.handles_tiling = False
-        self.format_encoded = None
-        self.audio_sample_rate = 44100
-        self.size = None
-        self.device = comfy.model_management.vae_device()
-        self.output_device = comfy.model_management.intermediate_device()
-        self.patcher = WholePatcher(
-            self.first_stage_model,
-            load_device=self.device,
-            offload_device=comfy.model_management.vae_offload_device(),
-        )
-
-    @property
-    def config(self) -> VAEConfig:
-        """Give the architecture."""
-        return self.first_stage_model.vae.config
 
 
 def vae_config(vae: Any) -> VAEConfig:
@@ -97,8 +47,6 @@ def vae_config(vae: Any) -> VAEConfig:
     Raises:
         CheckpointError: if it is none that the core knows.
     """
-    if isinstance(vae, SwiftVAE):
-        return vae.config
     if vae is None:
         raise CheckpointError(
             "there is no VAE: choose one in Load SwiftI2V Models, or its bundled set, or connect "
@@ -106,6 +54,8 @@ def vae_config(vae: Any) -> VAEConfig:
         )
     channels = getattr(vae, "latent_channels", 0)
     model = getattr(vae, "first_stage_model", None)
+    if isinstance(model, RawVAE):
+        return model.vae.config
     name = type(model).__name__
     for config in (WAN22_VAE, WAN21_VAE):
         if name == "WanVAE" and channels == config.latent_channels:
@@ -138,7 +88,7 @@ def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
     """
     config = vae_config(vae)
     bring(vae.patcher, memory_required=memory_required)
-    if isinstance(vae, SwiftVAE):
+    if isinstance(vae.first_stage_model, RawVAE):
         return vae.first_stage_model.vae
     with torch.device("meta"):
         view = WanVAE(config)
@@ -154,25 +104,34 @@ def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
     return view.to(vae.device).eval().requires_grad_(False)
 
 
-Colours = tuple[Float[Tensor, "c 3"], Float[Tensor, "3"]]
-"""A line from normalised latent values to colours in [-1, 1]: factors and offset."""
+def vae_runtime(vae: Any, observe: Observer = ignore) -> Runtime:
+    """Compute where ComfyUI has a VAE computed, in its number formats."""
+    return make_runtime(vae_precision(vae), observe, device=vae.device, patcher=vae.patcher)
 
 
-def input_colours(vae: Any) -> Colours:
-    """Give the colours of a VAE input's latents: of the published ones by ComfyUI's table."""
-    if isinstance(vae, SwiftVAE):
-        return probe_colours(open_vae(vae, memory_required=0))
-    formats = comfy.latent_formats
-    is_22 = vae_config(vae).latent_channels == WAN22_VAE.latent_channels
-    table = formats.Wan22 if is_22 else formats.Wan21
-    return torch.tensor(table.latent_rgb_factors), torch.tensor(table.latent_rgb_factors_bias)
+def encode_memory(vae: Any, shape: PixelShape) -> float:
+    """Tell what to ask of ComfyUI for encoding a clip: what the plan takes, and no more.
+
+    The plan is that for a device with nothing else on it. What is free in the end decides once
+    more: then it may be in finer bands.
+
+    Raises:
+        BudgetError: if no plan fits even then.
+        CheckpointError: if the VAE is none that the core knows.
+    """
+    return _memory(plan_encode, vae, shape)
 
 
-def probe_colours(vae: WanVAE) -> Colours:
-    """Take the colours of a VAE's latents off its decoder, at the mean latent."""
-    weight = vae.conv2.weight
-    channels = vae.config.latent_channels
-    probes = torch.zeros(channels + 1, channels, 1, 1, 1, device=weight.device, dtype=weight.dtype)
-    probes[range(1, channels + 1), range(channels)] = 1
-    colours = vae.decode(probes, clamp=False).float().mean(dim=(2, 3, 4)).cpu()
-    return colours[1:] - colours[:1], colours[0]
+def decode_memory(vae: Any, shape: PixelShape) -> float:
+    """Tell what to ask of ComfyUI for decoding a clip; see ``encode_memory``."""
+    return _memory(plan_decode, vae, shape)
+
+
+def _memory(plan: Callable[..., VaePlan], vae: Any, shape: PixelShape) -> float:
+    made = plan(
+        vae_config(vae),
+        shape,
+        compute=vae_precision(vae).compute,
+        budget_nbytes=most_nbytes(vae.patcher),
+    )
+    return room_for(made.peak.working_nbytes)

@@ -57,7 +57,7 @@ def test_stage2(run):
 
 
 STAGE1 = """
-SwiftVAE, types = core("nodes.host.vae").SwiftVAE, core("nodes.types")
+SwiftVAE, types = core("nodes.host.exact_vae").SwiftVAE, core("nodes.types")
 Slot = core("swift_core.weights.model_set").Slot
 
 def slot(module):

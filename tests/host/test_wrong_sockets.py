@@ -59,7 +59,7 @@ def other_vae():
 no_wan = comfy.model_patcher.ModelPatcher(torch.nn.Linear(2, 2), "cpu", "cpu")
 a14b, ti2v = as_model(small_dit(36, 16), "a14b"), as_model(small_dit(48), "ti2v")
 t2v = as_model(small_dit(16, 16), "t2v")
-wan21 = core("nodes.host.vae").SwiftVAE(small_vae(16), torch.float32)
+wan21 = core("nodes.host.exact_vae").SwiftVAE(small_vae(16), torch.float32)
 foreign = [[noise(1, 7, 4096, seed=1), {}]]
 
 stage1("no motion model", motion_model=None)

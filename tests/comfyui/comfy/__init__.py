@@ -5,6 +5,7 @@ from types import ModuleType
 
 # Asked only by nodes that run, and none runs here.
 for _name in (
+    "cli_args",
     "latent_formats",
     "lora",
     "lora_convert",
