@@ -228,7 +228,7 @@ def test_an_error_while_decoding_leaves_no_file(inside):
         SMALL
         + """
 import pathlib
-decode = core("nodes.vae_decode")
+decode = core("nodes.host.latents")
 *_, vae, _ = load_bundled()
 samples = {"samples": noise(1, 48, 4, 8, 8, seed=3)}
 temp = pathlib.Path(folder_paths.get_temp_directory())
