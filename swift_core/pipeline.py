@@ -15,8 +15,9 @@ from .progress import Phase
 from .segments.plan import SegmentSettings
 from .segments.sampler import check_segment_seeds
 from .shapes import Float, Tensor
+from .stages.memory import check_memory
 from .stages.motion import MotionSettings, make_motion
-from .stages.pixels import check_memory, decode_clip
+from .stages.pixels import decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import build_reference, check_motion
@@ -120,7 +121,7 @@ def generate(
         SwiftError: for settings that do not work.
     """
     made = plan(models, settings, motion=motion)
-    check_memory(models.detail_vae.config, made.output, runtime=runtime)
+    check_memory(planned_models(models), made, runtime=runtime)
     models.text.check()
 
     def frames() -> Iterator[Tensor]:
@@ -181,7 +182,7 @@ def _refine(
     runtime: Runtime,
 ) -> Tensor:
     """Load Stage II's DiT, and sample."""
-    dit = runtime.load(models.detail)
+    dit = runtime.load_dit(models.detail, made.detail_step)
     how = RefineSettings(
         plan=made.segments,
         recipe=settings.detail_recipe,
@@ -190,7 +191,9 @@ def _refine(
         reference_strength=settings.reference_strength,
     )
     keys = read_prompt(dit, prompt, settings.detail_recipe)
-    return refine(dit, reference, keys, how, runtime=runtime)
+    latent = refine(dit, reference, keys, how, runtime=runtime)
+    runtime.let_go(models.detail, dit)
+    return latent
 
 
 def decode(

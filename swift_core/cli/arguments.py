@@ -173,6 +173,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, metavar="DIR", help="default: the published models' numbers"
     )
     _add_loras(parser)
+    _add_memory(parser)
     parser.add_argument("--json", action="store_true", help="as data")
 
 
@@ -232,11 +233,22 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="memory of the card that a stage may take, weights and work together; DiT blocks that "
+        "do not fit are streamed; default: what is free on the card",
+    )
+
+
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="the set of models; default: the built-in one"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_memory(parser)
     parser.add_argument(
         "--vae-memory",
         type=float,

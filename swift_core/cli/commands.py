@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import CheckpointError, SwiftError
 from ..files import reserved
 from ..pipeline import decode
+from ..stages.memory import plan_memory
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from ..weights.detect import detect
 from ..weights.headers import shown
@@ -17,7 +20,14 @@ from ..weights.set_file import DEFAULT_RECIPE
 from ..weights.shards import read_model_header
 from .loras import describe_loras, fit_published, loras_as_data, open_loras
 from .reporting import Bars
-from .settings import choose_runtime, open_models, output_shape, recipe, segment_settings
+from .settings import (
+    budget_nbytes,
+    choose_runtime,
+    open_models,
+    output_shape,
+    recipe,
+    segment_settings,
+)
 from .speech import complain, say
 from .videos import check_video, write_stream
 
@@ -59,8 +69,13 @@ def run_plan(options: argparse.Namespace) -> int:
         motion_recipe=recipe(options, motion, prefix="motion_"),
         detail_recipe=recipe(options, detail, prefix=""),
     )
-    data = {**made.as_data(), "loras": loras_as_data(loras)}
+    data: dict[str, Any] = {**made.as_data(), "loras": loras_as_data(loras)}
     words = f"{made.describe()}{describe_loras(loras)}"
+    budget = budget_nbytes(options.memory)
+    if budget is not None:
+        memory = plan_memory(models, made, budget_nbytes=budget, compute=torch.bfloat16)
+        data["memory"] = memory.as_data()
+        words = f"{words}\n{memory.describe()}"
     say(json.dumps(data, indent=2) if options.json else words)
     return 0
 

@@ -1,6 +1,7 @@
 """From words of the command line to checked values of the core."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,11 +92,10 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
     Raises:
         DeviceError: if what is asked for is not there: CUDA, 8-bit products, an attention.
         PackageError: if an attention is asked for that is not installed.
-        BudgetError: if the VAEs are given no memory.
+        BudgetError: if a stage, or the VAEs, are given no memory.
     """
-    device, gigabytes = options.device, options.vae_memory
-    if gigabytes is not None and not gigabytes > 0:
-        raise BudgetError(f"--vae-memory {gigabytes:g} is none; give the VAEs 1 GB or more.")
+    device = options.device
+    budget, vae_room = budget_nbytes(options.memory), _nbytes("--vae-memory", options.vae_memory)
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")
@@ -107,15 +107,43 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         device=where,
         precision=replace(BF16 if on_cuda else FP32, fp8_products=options.fp8_products),
         observe=observe,
-        free_nbytes=_free_nbytes(gigabytes, on_cuda=on_cuda),
+        free_nbytes=_asked(vae_room, on_cuda=on_cuda and budget is None),
+        budget_nbytes=_asked(budget, on_cuda=on_cuda),
+        pinned_nbytes=_pinned_nbytes() if on_cuda else 0,
         attention=choose_attention(AttentionChoice(options.attention), where),
     )
 
 
-def _free_nbytes(gigabytes: float | None, *, on_cuda: bool) -> Callable[[], int] | None:
+def budget_nbytes(gigabytes: float | None) -> int | None:
+    """Read ``--memory``.
+
+    Raises:
+        BudgetError: if it is none.
+    """
+    return _nbytes("--memory", gigabytes)
+
+
+def _nbytes(option: str, gigabytes: float | None) -> int | None:
     if gigabytes is None:
-        return _free_on_card if on_cuda else None
-    return lambda: int(1e9 * gigabytes)
+        return None
+    if not 0 < gigabytes < 1e6:
+        raise BudgetError(f"{option} {gigabytes:g} is no amount of memory; give 1 GB or more.")
+    return int(1e9 * gigabytes)
+
+
+def _asked(nbytes: int | None, *, on_cuda: bool) -> Callable[[], int] | None:
+    """Answer with what was given, or with what is free on the card."""
+    if nbytes is not None:
+        return lambda: nbytes
+    return _free_on_card if on_cuda else None
+
+
+def _pinned_nbytes() -> int:
+    """Tell how much host memory may be locked: a quarter of what there is, where that is known."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:  # Windows
+        return 8 * 10**9
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def _free_on_card() -> int:

@@ -44,6 +44,11 @@ class Recipe:
             raise ScheduleError(f"cfg is {self.cfg:g}; it must be 0 or more (1 = no guidance).")
         check_sigma_shift(self.sigma_shift)
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts each step is asked with: guidance asks with the negative one too."""
+        return 1 if self.cfg == 1 else 2
+
     def as_data(self) -> dict[str, Any]:
         """Give the recipe as plain data, for JSON."""
         return {

@@ -48,15 +48,19 @@ class Residency:
         """Tell what goes to the device in each pass."""
         return (self.blocks - self.resident) * self.block_nbytes
 
-    def describe(self) -> str:
-        """Say it in words."""
-        total = f"{self.device_nbytes / 1e9:.1f} GB on the device"
+    @property
+    def words(self) -> str:
+        """Say which blocks are where."""
         if self.resident == self.blocks:
-            return f"all {self.blocks} blocks resident, {total}"
+            return f"all {self.blocks} blocks resident"
         return (
             f"{self.resident} of {self.blocks} blocks resident, the others streamed "
-            f"({self.streamed_nbytes / 1e9:.1f} GB in each pass), {total}"
+            f"({self.streamed_nbytes / 1e9:.1f} GB in each pass)"
         )
+
+    def describe(self) -> str:
+        """Say which blocks are where, and what it takes."""
+        return f"{self.words}, {self.device_nbytes / 1e9:.1f} GB on the device"
 
 
 def fit_residency(

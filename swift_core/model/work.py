@@ -30,9 +30,6 @@ def dit_parameters(config: DiTConfig) -> int:
     """
     dim, patch = config.dim, config.patch
     patch_size = patch.time * patch.height * patch.width
-    attention = 4 * _linear(dim, dim) + 2 * dim  # and the norms of queries and keys
-    feed_forward = _linear(dim, config.ffn_dim) + _linear(config.ffn_dim, dim)
-    block = 2 * attention + feed_forward + 2 * dim + 6 * dim  # and a norm, and the modulation
     embeddings = (
         _linear(patch_size * config.in_channels, dim)
         + _linear(config.text_dim, dim)
@@ -41,7 +38,15 @@ def dit_parameters(config: DiTConfig) -> int:
         + _linear(dim, 6 * dim)
     )
     head = _linear(dim, patch_size * config.out_channels) + 2 * dim
-    return embeddings + config.layers * block + head
+    return embeddings + config.layers * block_parameters(config) + head
+
+
+def block_parameters(config: DiTConfig) -> int:
+    """Count the parameters of one DiT block."""
+    dim = config.dim
+    attention = 4 * _linear(dim, dim) + 2 * dim  # and the norms of queries and keys
+    feed_forward = _linear(dim, config.ffn_dim) + _linear(config.ffn_dim, dim)
+    return 2 * attention + feed_forward + 2 * dim + 6 * dim  # and a norm, and the modulation
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..flow.solvers import Velocity
+from ..memory.streaming import run_steadily
 from ..model.dit import PromptKeys, WanDiT
 from ..shapes import Float, Tensor
 from .denoiser import SegmentContext
@@ -60,11 +61,11 @@ class DiTDenoiser:
             latent[:, :, where] = targets
             timestep = torch.zeros(latent.shape[0], latent.shape[2])
             timestep[:, where] = 1000 * sigma
-            predicted = self.dit(
-                self._channels(latent, context.reference),
-                timestep,
-                self.prompt,
-                positions=segment.positions,
+            channels = self._channels(latent, context.reference)
+            positions = segment.positions
+            predicted = run_steadily(
+                self.dit,
+                lambda: self.dit(channels, timestep, self.prompt, positions=positions),
             )
             return predicted[:, :, where]
 
@@ -76,22 +77,22 @@ class DiTDenoiser:
         targets_at = range(len(segment.latent_frames))[where]
         conditions_at = [i for i in range(len(segment.latent_frames)) if i not in targets_at]
         clean = context.reference[:, :, conditions_at]
-        remembered = self.dit.read_context(
-            self._channels(clean, clean),
-            self.prompt,
-            positions=[segment.positions[i] for i in conditions_at],
+        channels = self._channels(clean, clean)
+        places = [segment.positions[i] for i in conditions_at]
+        remembered = run_steadily(
+            self.dit, lambda: self.dit.read_context(channels, self.prompt, positions=places)
         )
         target_reference = context.reference[:, :, where]
         positions = segment.positions[where]
 
         def velocity(targets: Tensor, sigma: float) -> Tensor:
             timestep = torch.full((targets.shape[0], targets.shape[2]), 1000 * sigma)
-            return self.dit(
-                self._channels(targets, target_reference),
-                timestep,
-                self.prompt,
-                positions=positions,
-                context=remembered,
+            latent = self._channels(targets, target_reference)
+            return run_steadily(
+                self.dit,
+                lambda: self.dit(
+                    latent, timestep, self.prompt, positions=positions, context=remembered
+                ),
             )
 
         return velocity

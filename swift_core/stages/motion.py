@@ -19,8 +19,10 @@ from ..flow.sigmas import make_sigmas
 from ..flow.solvers import Velocity, sample
 from ..geometry import LatentShape, PixelShape
 from ..media.pictures import fit_picture
+from ..memory.streaming import run_steadily
+from ..memory.working import Step
 from ..model.config import DiTConfig
-from ..model.dit import WanDiT
+from ..model.dit import PromptKeys, WanDiT
 from ..progress import Observer, Phase, Progress
 from ..segments.denoiser import Denoiser, SegmentContext
 from ..segments.plan import SegmentSettings, plan_segments
@@ -85,16 +87,24 @@ class Experts:
 
     Args:
         models: with two experts, or with one for the whole schedule.
+        window: the clip's latent, which goes through an expert as a whole.
     """
 
     def __init__(
-        self, models: MotionModels, prompt: PromptEmbeddings, recipe: Recipe, runtime: Runtime
+        self,
+        models: MotionModels,
+        prompt: PromptEmbeddings,
+        recipe: Recipe,
+        *,
+        window: LatentShape,
+        runtime: Runtime,
     ) -> None:
         self._models = models
+        self._step = Step(window=window, prompts=recipe.prompts)
         self._prompt = prompt
         self._recipe = recipe
         self._runtime = runtime
-        self._held: tuple[bool, WanDiT, GuidedPrompt] | None = None
+        self._held: tuple[Slot[DiTConfig, WanDiT], WanDiT, GuidedPrompt] | None = None
 
     @property
     def config(self) -> DiTConfig:
@@ -104,13 +114,19 @@ class Experts:
     def at(self, sigma: float) -> tuple[WanDiT, GuidedPrompt]:
         """Give the expert for a noise level, with the prompt read; the other one is let go."""
         models = self._models
-        low = models.motion_low is not None and sigma < models.boundary
-        if self._held is None or self._held[0] is not low:
-            self._held = None
-            slot = models.motion_low if low and models.motion_low else models.motion_high
-            dit = self._runtime.load(slot)
-            self._held = (low, dit, read_prompt(dit, self._prompt, self._recipe))
+        low = models.motion_low if sigma < models.boundary else None
+        slot = low or models.motion_high
+        if self._held is None or self._held[0] is not slot:
+            self.let_go()
+            dit = self._runtime.load_dit(slot, self._step)
+            self._held = (slot, dit, read_prompt(dit, self._prompt, self._recipe))
         return self._held[1:]
+
+    def let_go(self) -> None:
+        """Hold no expert any more."""
+        if self._held is not None:
+            self._runtime.let_go(*self._held[:2])
+        self._held = None
 
 
 def make_motion(
@@ -145,9 +161,9 @@ def make_motion(
         runtime=runtime,
     )
     sample_clip = _sample_own_anchored if is_anchored else _sample_masked
-    latent = sample_clip(
-        Experts(models, prompt, settings.recipe, runtime), given, latent_shape, settings, runtime
-    )
+    experts = Experts(models, prompt, settings.recipe, window=latent_shape, runtime=runtime)
+    latent = sample_clip(experts, given, latent_shape, settings, runtime)
+    experts.let_go()
     return decode_motion(runtime.load(vae), latent, shape, runtime)
 
 
@@ -253,11 +269,14 @@ def _sample_masked(
         dit, prompt = experts.at(sigma)
         shown = runtime.place(torch.cat((latent, condition), dim=1))
         timestep = torch.full((1, shape.latent_frames), 1000 * sigma)
-        positive = dit(shown, timestep, prompt.positive, positions=frames)
+
+        def ask(keys: PromptKeys) -> Tensor:
+            return run_steadily(dit, lambda: dit(shown, timestep, keys, positions=frames))
+
+        positive = ask(prompt.positive)
         if prompt.negative is None:
             return positive
-        negative = dit(shown, timestep, prompt.negative, positions=frames)
-        return guide(positive, negative, cfg=prompt.cfg)
+        return guide(positive, ask(prompt.negative), cfg=prompt.cfg)
 
     def on_step(step: int, clean: Tensor) -> None:
         runtime.observe(

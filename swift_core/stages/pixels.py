@@ -127,26 +127,13 @@ def _steady(
             return
 
 
-def check_memory(config: VAEConfig, shape: PixelShape, *, runtime: Runtime) -> None:
-    """Refuse, before anything is loaded, a clip that a VAE cannot work on in this memory.
-
-    Raises:
-        BudgetError: saying what it would take.
-    """
-    if runtime.free_nbytes is not None:
-        compute, free = runtime.precision.compute, runtime.free_nbytes()
-        plan_encode(config, shape, compute=compute, budget_nbytes=free)
-        plan_decode(config, shape, compute=compute, budget_nbytes=free)
-
-
 def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) -> Banding:
     """Choose bands by the memory that there is."""
-    if runtime.free_nbytes is None:
+    if runtime.free_nbytes is not None:
+        room = runtime.free_nbytes()
+    elif runtime.budget_nbytes is not None:
+        room = runtime.budget_nbytes() - sum(parameter.nbytes for parameter in vae.parameters())
+    else:
         return WHOLE
-    made = plan(
-        vae.config,
-        shape,
-        compute=runtime.precision.compute,
-        budget_nbytes=runtime.free_nbytes(),
-    )
-    return made.banding
+    compute = runtime.precision.compute
+    return plan(vae.config, shape, compute=compute, budget_nbytes=room).banding

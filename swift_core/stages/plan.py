@@ -5,7 +5,7 @@ work, and it is printed for people and given as JSON for programs.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import GeometryError
@@ -19,22 +19,14 @@ from ..geometry import (
     latent_frames_of,
     motion_shape,
 )
-from ..model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B, DiTConfig
-from ..model.work import dit_flops, dit_parameters
+from ..memory.working import Step
+from ..model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B
+from ..model.work import dit_parameters
 from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, plan_segments
-from ..vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
+from ..vae.config import WAN21_VAE, WAN22_VAE
 from ..vae.work import vae_work
 from ..weights.model_set import ModelSet
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedModels:
-    """The configurations of the models that a run uses."""
-
-    motion: DiTConfig
-    motion_vae: VAEConfig
-    detail: DiTConfig
-    detail_vae: VAEConfig
+from .work import PlannedModels, StageWork, motion_work, refine_flops
 
 
 def planned_models(models: ModelSet) -> PlannedModels:
@@ -44,6 +36,8 @@ def planned_models(models: ModelSet) -> PlannedModels:
         motion_vae=models.motion_vae.config,
         detail=models.detail.config,
         detail_vae=models.detail_vae.config,
+        motion_packed_nbytes=models.motion_high.packed_nbytes,
+        detail_packed_nbytes=models.detail.packed_nbytes,
     )
 
 
@@ -64,19 +58,6 @@ SUSTAINED_FLOPS = 1e14
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageWork:
-    """Arithmetic of one stage.
-
-    Attributes:
-        stage: its name.
-        flops: multiplications and additions.
-    """
-
-    stage: str
-    flops: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class GenerationPlan:
     """All that is known of a run beforehand.
 
@@ -88,6 +69,8 @@ class GenerationPlan:
         segments: of Stage II.
         tokens_per_frame: tokens of one latent frame in Stage II.
         work: arithmetic of each stage, in order.
+        motion_step: the largest step of Stage I.
+        detail_step: of Stage II.
         motion_nbytes: of one expert's weights in 16 bits; 0 without Stage I.
         detail_nbytes: of Stage II's weights in 16 bits.
     """
@@ -99,6 +82,8 @@ class GenerationPlan:
     segments: SegmentPlan
     tokens_per_frame: int
     work: tuple[StageWork, ...]
+    motion_step: Step
+    detail_step: Step
     motion_nbytes: int
     detail_nbytes: int
 
@@ -208,7 +193,7 @@ def plan_generation(
         models.detail_vae.compression, channels=models.detail_vae.latent_channels
     )
     plan = plan_segments(latent_frames, settings)
-    stage_one = () if has_motion else _motion_work(models, motion, motion_latent, motion_recipe)
+    stage_one = () if has_motion else motion_work(models, motion, motion_latent, motion_recipe)
     detail_vae_work = vae_work(models.detail_vae, output)
     return GenerationPlan(
         output=output,
@@ -221,10 +206,12 @@ def plan_generation(
             *stage_one,
             StageWork(stage="reference: encode", flops=detail_vae_work.encode_flops),
             StageWork(
-                stage="refine", flops=_refine_flops(models.detail, latent, plan, detail_recipe)
+                stage="refine", flops=refine_flops(models.detail, latent, plan, detail_recipe)
             ),
             StageWork(stage="decode", flops=detail_vae_work.decode_flops),
         ),
+        motion_step=Step(window=motion_latent, prompts=motion_recipe.prompts),
+        detail_step=_detail_step(latent, plan, detail_recipe),
         motion_nbytes=0 if has_motion else BYTES_PER_PARAMETER * dit_parameters(models.motion),
         detail_nbytes=BYTES_PER_PARAMETER * dit_parameters(models.detail),
     )
@@ -237,42 +224,15 @@ def size_multiple(models: PlannedModels) -> int:
     return math.lcm(OUTPUT_MULTIPLE, detail, motion)
 
 
-def _passes(recipe: Recipe) -> int:
-    """Count the model calls of a run: with guidance, two a step."""
-    return recipe.steps * (1 if recipe.cfg == 1 else 2)
-
-
-def _motion_work(
-    models: PlannedModels, motion: PixelShape, latent: LatentShape, recipe: Recipe
-) -> tuple[StageWork, ...]:
-    tokens = latent.latent_frames * latent.tokens_per_frame(models.motion.patch)
-    clip = vae_work(models.motion_vae, motion)
-    # The picture goes in alone, or (with mask channels) in front of a whole clip of nothing.
-    first = PixelShape(pixel_frames=1, height=motion.height, width=motion.width)
-    alone = models.motion.in_channels == models.motion.out_channels
-    encode = vae_work(models.motion_vae, first) if alone else clip
-    return (
-        StageWork(stage="motion: picture", flops=encode.encode_flops),
-        StageWork(stage="motion", flops=_passes(recipe) * dit_flops(models.motion, tokens=tokens)),
-        StageWork(stage="motion: decode", flops=clip.decode_flops),
+def _detail_step(latent: LatentShape, plan: SegmentPlan, recipe: Recipe) -> Step:
+    """Give Stage II's largest step."""
+    reads_only = plan.settings.interaction is Interaction.READ_ONLY
+    conditions = max(len(s.latent_frames) - len(s.targets) for s in plan.segments)
+    return Step(
+        window=replace(latent, latent_frames=plan.largest),
+        prompts=recipe.prompts,
+        remembered_frames=conditions if reads_only else 0,
     )
-
-
-def _refine_flops(detail: DiTConfig, latent: LatentShape, plan: SegmentPlan, recipe: Recipe) -> int:
-    tokens_per_frame = latent.tokens_per_frame(detail.patch)
-    passes = _passes(recipe)
-
-    def segment_flops(segment: Segment) -> int:
-        frames, targets = len(segment.latent_frames), len(segment.targets)
-        if plan.settings.interaction is Interaction.BIDIRECTIONAL:
-            return passes * dit_flops(detail, tokens=frames * tokens_per_frame)
-        context = (frames - targets) * tokens_per_frame
-        once = (passes // recipe.steps) * dit_flops(detail, tokens=context)
-        return once + passes * dit_flops(
-            detail, tokens=targets * tokens_per_frame, context_tokens=context
-        )
-
-    return sum(segment_flops(segment) for segment in plan.segments)
 
 
 def _describe_segment(segment: Segment) -> str:

@@ -1,5 +1,6 @@
-"""Where a run computes, in which number formats, and who is told."""
+"""Where a run computes, in which number formats, in which memory, and who is told."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -7,14 +8,26 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..memory.residency import fit_residency
+from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
+from ..memory.working import Step
 from ..model.attention_backends import FastAttention, use_attention
+from ..model.config import DiTConfig
+from ..model.dit import WanDiT
 from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
 from ..weights.model_set import Slot
 
+_log = logging.getLogger(__name__)
+
 ConfigT = TypeVar("ConfigT")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def log_streamed(name: str, report: StreamReport) -> None:
+    """Say in the log what streaming took."""
+    _log.info("%s: %s", name, report.describe())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +38,12 @@ class Runtime:
         device: where models and latents are.
         precision: number formats of the models; latents are fp32 between steps.
         observe: told of every step and chunk; what it raises passes through every stage.
-        free_nbytes: asked how much memory a VAE may take beside its weights; None: as it wants.
+        free_nbytes: asked how much memory a VAE may take beside its weights; None: what the budget
+            leaves, or as it wants.
+        budget_nbytes: asked how much memory a stage may take, weights and work together; blocks of
+            a DiT that do not fit are streamed. None: no bound.
+        pinned_nbytes: of host memory that streaming may lock.
+        streamed: told the name of each DiT that was let go and what streaming its blocks took.
         attention: what computes the self-attention of DiTs; None is PyTorch's own.
     """
 
@@ -33,6 +51,9 @@ class Runtime:
     precision: Precision
     observe: Observer = ignore
     free_nbytes: Callable[[], int] | None = None
+    budget_nbytes: Callable[[], int] | None = None
+    pinned_nbytes: int = 0
+    streamed: Callable[[str, StreamReport], None] = log_streamed
     attention: FastAttention | None = None
 
     def load(self, slot: Slot[ConfigT, ModuleT]) -> ModuleT:
@@ -40,6 +61,38 @@ class Runtime:
         model = slot.load(self.precision).to(self.device)
         use_attention(model, self.attention)
         return model
+
+    def load_dit(self, slot: Slot[DiTConfig, WanDiT], step: Step) -> WanDiT:
+        """Load a DiT; where memory is bounded, as many of its blocks stay on the device as fit.
+
+        Args:
+            step: the largest that it will be asked for.
+
+        Raises:
+            BudgetError: if not even two blocks fit at a time.
+        """
+        if self.budget_nbytes is None:
+            return self.load(slot)
+        dit = slot.load(self.precision)
+        use_attention(dit, self.attention)
+        largest, fixed = block_nbytes(dit)
+        residency = fit_residency(
+            blocks=slot.config.layers,
+            block_nbytes=largest,
+            fixed_nbytes=fixed,
+            working_nbytes=step.nbytes(slot.config, compute=self.precision.compute),
+            budget_nbytes=self.budget_nbytes(),
+        )
+        _log.info("%s: %s", slot.source, residency.describe())
+        stream_blocks(dit, residency, device=self.device, pinned_nbytes=self.pinned_nbytes)
+        return dit
+
+    def let_go(self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT) -> None:
+        """Tell what streaming took, when a DiT has done its work."""
+        if isinstance(dit.stream, BlockStream):
+            report = dit.stream.report()
+            if report.copied_nbytes:
+                self.streamed(slot.source, report)
 
     def place(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Bring a tensor to the device, in the compute format."""

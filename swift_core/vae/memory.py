@@ -4,19 +4,15 @@ A run on the meta device makes every tensor that a real run makes, without its c
 those alive gives the peak. What a convolution library takes for itself comes on top.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import BudgetError
 from ..geometry import PixelShape
+from ..live_bytes import FusedAttention, LiveBytes
 from ..shapes import Tensor
 from .autoencoder import FP32_ISLANDS, WanVAE
 from .bands import WHOLE, Banding
@@ -24,9 +20,6 @@ from .causal import TailCache
 from .config import VAEConfig
 
 MOST_BANDS = 16
-FEW_BANDS = 8
-"""Up to here bands go without parking; beyond, what they read twice costs more than the copies."""
-
 _CHUNKS = 3
 """The first chunk is short, the second makes the state whole, from the third on nothing changes."""
 
@@ -108,14 +101,18 @@ def _fit(
 
 
 def _bandings(levels: int) -> Iterator[Banding]:
-    """List bands from cheap to costly: few before many, shallow before deep, then with parking."""
+    """List bands from cheap to costly: few before many, without parking before with.
+
+    Each is tried by a run without numbers, which takes a second or so: those that take no less
+    memory than a cheaper one of the list are left out.
+    """
     yield WHOLE
-    for parks in (False, True):
-        bands = 2
-        while bands <= (MOST_BANDS if parks else FEW_BANDS):
-            for cut in range(2, levels + 1):
-                yield Banding(levels=cut, bands=bands, parks=parks)
-            bands *= 2
+    for bands in (2, 4) if levels > 1 else ():
+        yield Banding(levels=2, bands=bands)
+    for bands in (2, 4, 8, MOST_BANDS):
+        for cut in (2, 3):
+            if cut <= levels:
+                yield Banding(levels=cut, bands=bands, parks=True)
 
 
 def finer(banding: Banding, config: VAEConfig) -> Banding | None:
@@ -170,53 +167,7 @@ def _peak(
     )
     vae.to(compute)
     cache = TailCache()
-    with torch.no_grad(), LiveBytes() as alive, _FusedAttention():
+    with torch.no_grad(), LiveBytes() as alive, FusedAttention():
         for chunk in range(_CHUNKS):
             work(vae, chunk, cache)
     return VaePeak(nbytes=weights + alive.peak, state_nbytes=cache.nbytes, weights_nbytes=weights)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Count the bytes of all tensors made under it that are alive, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._sum = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it made."""
-        made: Any = func(*args, **(kwargs or {}))
-        several = cast("Sequence[Any]", made) if isinstance(made, tuple | list) else (made,)
-        for tensor in several:
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor)
-        if self._sum > self.peak:
-            self._drop_dead()
-            self.peak = max(self.peak, self._sum)
-        return cast(Any, made)
-
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata  # pyright: ignore[reportPrivateUsage] - it has no other name
-        known = self._alive.get(key)
-        if known is not None and not known[0].expired():
-            return
-        self._sum += storage.nbytes() - (known[1] if known else 0)
-        self._alive[key] = (StorageWeakRef(storage), storage.nbytes())
-
-    def _drop_dead(self) -> None:
-        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        self._sum = sum(nbytes for _, nbytes in self._alive.values())
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Attention as real devices compute it: without a matrix of scores."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # torch's own signature
-        if func is F.scaled_dot_product_attention:
-            return torch.empty_like(args[0])
-        return func(*args, **(kwargs or {}))

@@ -12,7 +12,8 @@ from .layouts import Layout
 from .notes import Config
 from .packing import is_packing
 
-LOADABLE = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PACKED = ("F8_E4M3", "F8_E5M2")
+LOADABLE = ("F32", "F16", "BF16", *PACKED)
 """Number formats that models are built from."""
 
 FORMAT_NAMES = {
@@ -96,6 +97,11 @@ class Checkpoint:
     def formats(self) -> Mapping[str, int]:
         """Count the numbers of each format, most frequent first."""
         return dict(count_formats(self._weights).most_common())
+
+    @property
+    def stays_packed(self) -> bool:
+        """Tell whether most of its numbers are in 8 bits, and so stay packed as they are loaded."""
+        return next(iter(self.formats), "") in PACKED
 
     @property
     def _weights(self) -> list[TensorEntry]:

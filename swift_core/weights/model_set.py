@@ -53,12 +53,14 @@ class Slot(Generic[ConfigT, ModuleT]):
         source: its file, or ``seeded``.
         load: makes the model; whoever calls it holds the only one.
         check: refuses what would be in the way of loading beside the weights, at little cost.
+        packed_nbytes: of the weights, where they stay packed in 8 bits; None where they do not.
     """
 
     config: ConfigT
     source: str
     load: Callable[[Precision], ModuleT]
     check: Callable[[], None] = nothing_in_the_way
+    packed_nbytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +265,7 @@ def _dit(slot: str, checkpoint: Checkpoint) -> Slot[DiTConfig, WanDiT]:
         config=_config(slot, checkpoint, DiTConfig),
         source=str(checkpoint.path),
         load=lambda precision: build_dit(checkpoint, precision=precision),
+        packed_nbytes=checkpoint.nbytes if checkpoint.stays_packed else None,
     )
 
 

@@ -12,8 +12,8 @@ from swift_core.stages.pixels import decode_clip, encode_clip
 from swift_core.vae.bands import WHOLE, Banding
 from swift_core.vae.causal import TailCache
 from swift_core.vae.config import WAN22_VAE
+from swift_core.live_bytes import LiveBytes
 from swift_core.vae.memory import (
-    LiveBytes,
     decode_peak,
     encode_peak,
     finer,

@@ -1,0 +1,62 @@
+"""What a step of a DiT holds beside its weights, found by a run without numbers."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from ..geometry import LatentShape
+from ..live_bytes import FusedAttention, LiveBytes
+from ..model.config import DiTConfig
+from ..model.dit import FP32_ISLANDS, WanDiT
+
+_BLOCKS = 2
+"""Every DiT block holds the same: two show what passes from one to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The largest step that a DiT is asked for.
+
+    Attributes:
+        window: the latent frames that go through it together.
+        prompts: how many are held as keys and values: 2 with guidance.
+        remembered_frames: latent frames whose keys and values are held for all steps, for each
+            prompt: the conditions of read-only interaction.
+    """
+
+    window: LatentShape
+    prompts: int = 1
+    remembered_frames: int = 0
+
+    def nbytes(self, config: DiTConfig, *, compute: torch.dtype) -> int:
+        """Tell the most bytes that are alive in the step, beside weights.
+
+        Attention is counted without a matrix of scores, and what a library takes for itself is not.
+        """
+        # Keys and values of one token in one block; the run has held the prompt's in two blocks.
+        memory = 2 * config.dim * compute.itemsize
+        prompt_tokens = self.prompts * config.layers - min(_BLOCKS, config.layers)
+        tokens = self.remembered_frames * self.window.tokens_per_frame(config.patch)
+        remembered = self.prompts * config.layers * tokens
+        held = prompt_tokens * config.text_tokens + remembered
+        return _forward_nbytes(config, self.window, compute) + held * memory
+
+
+@lru_cache(maxsize=64)
+def _forward_nbytes(config: DiTConfig, window: LatentShape, compute: torch.dtype) -> int:
+    """Run two blocks without numbers, and give the most bytes that were alive."""
+    with torch.device("meta"):
+        dit = WanDiT(replace(config, layers=min(_BLOCKS, config.layers))).requires_grad_(False)
+    for name, parameter in dit.named_parameters():
+        if not any(part in name for part in FP32_ISLANDS):
+            parameter.data = parameter.data.to(compute)
+    meta = torch.device("meta")
+    size = (1, config.in_channels, window.latent_frames, window.height, window.width)
+    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, FusedAttention():
+        text = torch.empty((1, config.text_tokens, config.text_dim), device=meta, dtype=compute)
+        prompt = dit.read_prompt(text)
+        latent = torch.empty(size, device=meta, dtype=compute)
+        timestep = torch.zeros((1, window.latent_frames))
+        dit(latent, timestep, prompt, positions=range(window.latent_frames))
+    return alive.peak

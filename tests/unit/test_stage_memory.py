@@ -1,0 +1,216 @@
+"""What a run takes of a card's memory: predicted, fitted, refused; and the run keeps to it."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from swift_core.errors import BudgetError
+from swift_core.flow.recipe import Recipe, SolverName
+from swift_core.geometry import LatentShape, PixelShape
+from swift_core.live_bytes import FusedAttention, LiveBytes
+from swift_core.memory.streaming import BlockStream, block_nbytes
+from swift_core.memory.working import Step
+from swift_core.model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B
+from swift_core.model.dit import WanDiT
+from swift_core.pipeline import generate
+from swift_core.segments.plan import Interaction, SegmentSettings
+from swift_core.stages.memory import dit_nbytes, plan_memory
+from swift_core.stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
+from tests.models import RUNTIME, SMALL_DIT, slot, small_dit, small_models, small_words
+from tests.unit.test_pipeline import OUTPUT, SETTINGS
+
+RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
+GUIDED = replace(RECIPE, cfg=3.0)
+GB = 10**9
+
+
+def plan(pixel_frames=81, *, recipe=RECIPE, segments=None, **more):
+    return plan_generation(
+        PixelShape(pixel_frames=pixel_frames, height=1408, width=2560),
+        segments or SegmentSettings(),
+        motion_recipe=recipe,
+        detail_recipe=recipe,
+        **more,
+    )
+
+
+def memory(made, gigabytes, models=PUBLISHED_MODELS):
+    return plan_memory(models, made, budget_nbytes=gigabytes * GB, compute=torch.bfloat16)
+
+
+def test_2k_fits_a_card_of_24_gb():
+    made = memory(plan(), 22)
+    assert made.device_nbytes <= 22 * GB
+    assert list(made.stages) == [
+        "motion",
+        "motion: decode",
+        "reference: encode",
+        "refine",
+        "decode",
+    ]
+    assert made.stages["refine"].words == "all 30 blocks resident"
+    assert "streamed" in made.stages["motion"].words
+    assert "parked in host memory" in made.stages["decode"].words
+    assert made.host_nbytes == pytest.approx(28.58 * GB, rel=0.001)
+    packed = replace(PUBLISHED_MODELS, motion_packed_nbytes=14_530_000_000)
+    assert memory(plan(), 22, packed).stages["motion"].words == "all 40 blocks resident"
+    assert memory(plan(), 22, packed).host_nbytes == pytest.approx(14.53 * GB, rel=0.001)
+
+
+def test_a_longer_video_takes_no_more_but_in_stage_one():
+    short, long = (memory(plan(frames, has_motion=True), 22) for frames in (81, 241))
+    assert long.stages == short.stages
+    assert "motion" not in long.stages
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    with pytest.raises(BudgetError, match=r"the DiT takes at least \d\.\d GB .* 4\.0 GB are free"):
+        memory(plan(), 4)
+
+
+def test_it_is_said_in_words_and_as_data():
+    made = memory(plan(), 22)
+    lines = made.describe().splitlines()
+    assert lines[0].startswith("memory    21.")
+    assert lines[0].endswith(" of 22.0 GB on the device, 28.6 GB in host memory")
+    assert lines[4] == "           12.0 GB  refine: all 30 blocks resident"
+    data = json.loads(json.dumps(made.as_data()))
+    assert data["budget_nbytes"] == 22 * GB
+    assert data["stages"]["refine"]["device_nbytes"] == made.stages["refine"].device_nbytes
+
+
+def test_weights_are_counted_as_the_modules_have_them():
+    for config in (WAN22_REFERENCE_5B, WAN22_I2V_A14B):
+        with torch.device("meta"):
+            dit = WanDiT(config).to(torch.bfloat16)
+        assert dit_nbytes(config, compute=torch.bfloat16) == block_nbytes(dit)
+
+
+def forward(dit, step, prompts=1):
+    """Run a step in earnest, and give the most bytes that were alive."""
+    config, window = dit.config, step.window
+    size = (1, config.in_channels, window.latent_frames, window.height, window.width)
+    text = torch.randn(1, 5, config.text_dim)
+    latent, timestep = torch.randn(size), torch.zeros(1, window.latent_frames)
+    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, FusedAttention():
+        keys = [dit.read_prompt(text) for _ in range(prompts)]
+        remembered = [
+            dit.read_context(
+                latent[:, :, : step.remembered_frames], key, positions=range(step.remembered_frames)
+            )
+            for key in keys
+            if step.remembered_frames
+        ]
+        dit(latent, timestep, keys[0], positions=range(window.latent_frames))
+    del remembered
+    return alive.peak
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_step_takes_what_is_predicted(prompts):
+    config = replace(SMALL_DIT, dim=96, heads=2, ffn_dim=256, layers=6, text_tokens=40)
+    dit = small_dit(
+        **{name: getattr(config, name) for name in ("dim", "ffn_dim", "layers", "text_tokens")}
+    )
+    window = LatentShape(channels=8, latent_frames=5, height=16, width=24)
+    step = Step(window=window, prompts=prompts)
+    predicted = step.nbytes(config, compute=torch.float32)
+    assert forward(dit, step, prompts) == pytest.approx(predicted, rel=0.1)
+    remembering = replace(step, remembered_frames=2)
+    more = remembering.nbytes(config, compute=torch.float32) - predicted
+    assert more == prompts * 6 * 2 * (8 * 12) * 2 * 96 * 4
+
+
+def test_read_only_conditions_are_remembered():
+    both, read_only = (
+        plan(segments=SegmentSettings(interaction=how), recipe=GUIDED).detail_step
+        for how in (Interaction.BIDIRECTIONAL, Interaction.READ_ONLY)
+    )
+    assert (both.remembered_frames, read_only.remembered_frames) == (0, 3)
+    assert both.window == read_only.window
+    assert both.window.latent_frames == 5
+    assert both.prompts == 2
+
+
+@pytest.fixture
+def picture():
+    return torch.rand(70, 90, 3, generator=torch.Generator().manual_seed(0))
+
+
+def deep_models():
+    """A set whose DiTs have blocks to stream; a slot makes a new module each time, as files do."""
+    models = small_models(text=slot(small_words().config, small_words()))
+
+    def deep(one, **changes):
+        config = replace(one.config, layers=6)
+        return replace(one, config=config, load=lambda _: small_dit(layers=6, **changes))
+
+    return replace(
+        models,
+        motion_high=deep(models.motion_high, in_channels=20),
+        motion_low=deep(models.motion_high, in_channels=20),
+        detail=deep(models.detail, in_channels=16),
+    )
+
+
+def test_a_run_within_a_budget_makes_the_same_video(picture, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
+    models = planned_models(deep_models())
+    made = plan_generation(
+        OUTPUT,
+        SETTINGS.segments,
+        models=models,
+        motion_recipe=SETTINGS.motion_recipe,
+        detail_recipe=SETTINGS.detail_recipe,
+    )
+    ample = plan_memory(models, made, budget_nbytes=GB, compute=torch.float32, vae_nbytes=GB).stages
+    block, _ = dit_nbytes(models.motion, compute=torch.float32)
+    most = max(ample[name].device_nbytes for name in ("motion", "refine")) - 3 * block
+    taken = []
+    init = BlockStream.__init__
+
+    def watch(self, *given, **more):
+        init(self, *given, **more)
+        taken.append(self.residency)
+
+    monkeypatch.setattr(BlockStream, "__init__", watch)
+    told = []
+    runtime = replace(
+        RUNTIME,
+        budget_nbytes=lambda: most,
+        free_nbytes=lambda: GB,
+        streamed=lambda name, _report: told.append(name),
+    )
+    made = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=runtime)))
+    assert torch.equal(made, whole)
+    assert len(taken) == 3
+    assert all(residency.device_nbytes <= most for residency in taken)
+    assert "blocks resident" in caplog.text
+    assert len(told) == sum(residency.resident < 6 for residency in taken) > 0
+    small = replace(runtime, budget_nbytes=lambda: block)
+    with pytest.raises(BudgetError):
+        generate(deep_models(), picture, SETTINGS, runtime=small)
+
+
+def test_a_dit_that_runs_out_of_memory_goes_on(picture, monkeypatch, caplog):
+    whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
+    forward, calls = WanDiT.forward, []
+
+    def fails_now_and_then(self, *given, **more):
+        calls.append(self)
+        if len(calls) in (1, 4, 5):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *given, **more)
+
+    monkeypatch.setattr(WanDiT, "forward", fails_now_and_then)
+    seen = []
+    runtime = replace(RUNTIME, budget_nbytes=lambda: GB, observe=seen.append)
+    made = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=runtime)))
+    assert torch.equal(made, whole)
+    assert caplog.text.count("out of memory: going on with") == 3
+    steps = [(p.phase, p.segment, p.step) for p in seen]
+    assert len(steps) == len(set(steps)), "no step is told twice"
