@@ -21,6 +21,10 @@ def unfinished(server):
 def forget(server):
     """Have the server forget what it has computed: the next run is a whole one."""
     server.http.post_json("/free", {"unload_models": True, "free_memory": True})
+    # It does so between two runs, and does not see what it is told while it collects its garbage.
+    graph = Graph()
+    graph.keep(graph.add("EmptyImage", width=16, height=16, batch_size=1, color=0)[0], "between")
+    server.run(graph)
 
 
 def previews_of(outcome, node):
