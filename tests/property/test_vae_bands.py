@@ -6,9 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swift_core.errors import GeometryError
+from swift_core.live_bytes import LiveBytes
 from swift_core.vae.bands import Banding
 from swift_core.vae.causal import TailCache
-from swift_core.live_bytes import LiveBytes
 from tests.models import small_vae
 
 WIDE = {"encoder_dim": 32, "decoder_dim": 32}

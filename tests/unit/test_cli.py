@@ -61,8 +61,33 @@ def test_little_memory_for_the_vaes_gives_the_same_video(generate, tmp_path):
     assert (bands != whole).double().mean() < 1e-3
 
 
+def test_little_memory_for_everything_streams_blocks_and_gives_the_same_video(
+    generate, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    assert generate(output="whole.mkv") == 0
+    assert "streamed" not in caplog.text
+    assert generate("--memory", "0.01", "--vae-memory", "1", output="streamed.mkv") == 0
+    assert "blocks resident, the others streamed" in caplog.text
+    assert "behind work" in caplog.text
+    whole, streamed = (read_video(tmp_path / name).frames for name in ("whole.mkv", "streamed.mkv"))
+    assert torch.equal(streamed, whole)
+
+
+def test_a_plan_tells_what_a_card_of_that_size_will_hold(capsys):
+    assert main(["plan", "--memory", "22", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["memory"]
+    assert made["device_nbytes"] <= 22e9
+    assert made["stages"]["refine"]["how"] == "all 30 blocks resident"
+    assert main(["plan", "--memory", "4"]) == 2
+    assert "the DiT takes at least" in capsys.readouterr().err
+
+
 def test_too_little_memory_is_said_before_anything_runs(generate, refuses):
-    refuses(lambda: generate("--vae-memory", "0"), "--vae-memory 0 is none")
+    refuses(lambda: generate("--vae-memory", "0"), "--vae-memory 0 is no amount of memory")
+    refuses(lambda: generate("--memory", "-1"), "--memory -1 is no amount of memory")
+    refuses(lambda: generate("--memory", "nan"), "--memory nan is no amount of memory")
+    refuses(lambda: generate("--memory", "0.001"), "the DiT takes at least", "0.0 GB are free")
     refuses(lambda: generate("--vae-memory", "0.0001"), "takes at least", "0.0 GB are free")
 
 

@@ -7,12 +7,12 @@ import torch
 
 from swift_core.errors import BudgetError
 from swift_core.geometry import PixelShape
+from swift_core.live_bytes import LiveBytes
 from swift_core.progress import Phase
 from swift_core.stages.pixels import decode_clip, encode_clip
 from swift_core.vae.bands import WHOLE, Banding
 from swift_core.vae.causal import TailCache
 from swift_core.vae.config import WAN22_VAE
-from swift_core.live_bytes import LiveBytes
 from swift_core.vae.memory import (
     decode_peak,
     encode_peak,
