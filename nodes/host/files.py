@@ -182,9 +182,8 @@ def _wrong_slot(slot: str, checkpoint: Checkpoint, what: str) -> CheckpointError
 
 
 def _described(checkpoint: Checkpoint) -> str:
-    label = "an unknown file" if checkpoint.kind is Kind.UNKNOWN else checkpoint.label
     details = checkpoint.details.replace(" (", ", ").replace(")", "")  # they stand in brackets
-    return f"{checkpoint.path.name} is {label} ({details})"
+    return f"{checkpoint.path.name} is {checkpoint.label} ({details})"
 
 
 def _check_whole(slot: str, checkpoint: Checkpoint) -> None:

@@ -92,7 +92,8 @@ def _can_be_marked(checkpoint: Checkpoint) -> bool:
     packing = read_packing(checkpoint.header)
     tensors = checkpoint.header.tensors
     one_each = all(tensors[scale].parameters == 1 for scale in packing.scales.values())
-    return _is_plain(checkpoint) and one_each and not packing.foreign
+    one_format = len({tensors[weight].dtype for weight in packing.scales}) <= 1
+    return _is_plain(checkpoint) and one_each and one_format and not packing.foreign
 
 
 def _is_plain(checkpoint: Checkpoint) -> bool:

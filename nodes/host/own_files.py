@@ -133,6 +133,11 @@ def _check_motion(files: Mapping[str, Checkpoint]) -> None:
     if "motion_low" in files:
         other = f"the other expert of {files['motion_high'].path.name}"
         check_dit("motion_low", files["motion_low"], (channels,), other)
+        if files["motion_low"].config != files["motion_high"].config:
+            raise CheckpointError(
+                f"motion_low: {files['motion_low'].path.name} is of another architecture than "
+                f"{files['motion_high'].path.name}: choose the two experts of one model."
+            )
     latents, what = (16, WAN21_VAE) if channels == 36 else (48, WAN22_VAE)
     _need("motion_vae", files, what)
     check_vae("motion_vae", files["motion_vae"], latents, what)

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.host, pytest.mark.usefixtures("folders")]
 
 SMALL = {"dim": 128, "heads": 1, "ffn_dim": 256, "layers": 2}
 A14B = expected_shapes(replace(WAN22_I2V_A14B, **SMALL))
+DEEPER = expected_shapes(replace(WAN22_I2V_A14B, **SMALL | {"layers": SMALL["layers"] + 1}))
 TI2V = expected_shapes(replace(WAN22_TI2V_5B, **SMALL))
 T2V = expected_shapes(replace(WAN22_I2V_A14B, **SMALL, in_channels=16))
 REFERENCE = expected_shapes(replace(WAN22_REFERENCE_5B, **SMALL))
@@ -66,6 +67,7 @@ def folders(server):
     models = server.base / "models"
     whole = {
         "a14b": A14B,
+        "deeper": DEEPER,
         "ti2v": TI2V,
         "t2v": T2V,
         "vace": VACE,
@@ -298,6 +300,11 @@ def test_a_broken_file(server, slot, file):
             {"motion_high": "ti2v.safetensors", "motion_low": "none"},
             f"motion_vae: wan21.safetensors {IS['wan21']}, but wan2.2_vae (48 channels) belongs "
             f"here; {GOES['wan21']}.",
+        ),
+        (
+            {"motion_low": "deeper.safetensors"},
+            "motion_low: deeper.safetensors is of another architecture than a14b.safetensors: "
+            "choose the two experts of one model.",
         ),
         (
             {"detail_vae": "none"},

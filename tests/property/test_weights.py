@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swift_core.errors import CheckpointError, SwiftError
 from swift_core.precision import FP32
 from swift_core.weights.build import build_words, save_checkpoint
-from swift_core.weights.detect import detect, expected_shapes
+from swift_core.weights.detect import detect, expected_shapes, look_into
 from swift_core.weights.headers import read_header
 from swift_core.weights.layouts import dit_to_diffusers, vae_to_diffusers
 from swift_core.weights.model_set import open_model_set
@@ -152,3 +152,64 @@ def test_any_set_json(tmp_path, value):
     (tmp_path / "set.json").write_text(json.dumps(value))
     with pytest.raises(SwiftError):
         open_model_set(tmp_path)
+
+
+@same_folder
+@given(value=json_values | st.fixed_dictionaries({"weight_map": json_values}))
+def test_any_index(tmp_path, value):
+    write_sparse(tmp_path / "a.safetensors", {"words.weight": (4, 2)})
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_text(json.dumps(value))
+    with contextlib.suppress(CheckpointError):
+        look_into(index)
+    # What lies beside a file never hides it.
+    assert look_into(tmp_path / "a.safetensors").name == "word text encoder"
+
+
+names = st.sampled_from(
+    ["a.safetensors", "b.safetensors", "../a.safetensors", "a\x00.safetensors", ""]
+)
+
+
+@same_folder
+@given(st.dictionaries(st.sampled_from(["words.weight", "x", "y"]), names | json_values))
+def test_any_map_of_tensors_to_files(tmp_path, entries):
+    write_sparse(tmp_path / "a.safetensors", {"words.weight": (4, 2)})
+    write_sparse(tmp_path / "b.safetensors", {"x": (3,)})
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": entries}))
+    said, found = "", None
+    try:
+        found = look_into(index)
+    except CheckpointError as refusal:
+        said = str(refusal)
+    assert said.isprintable()
+    if found is None:
+        assert str(tmp_path) in said
+    else:
+        assert {name: entry.path.name for name, entry in found.header.tensors.items()} == entries
+
+
+SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "comfy_quant", "scale_input")
+formats = st.sampled_from(["F32", "F8_E4M3", "F8_E8M0", "U8", "I8", "BF16"])
+
+
+@same_folder
+@given(
+    scales=st.dictionaries(
+        st.tuples(
+            st.sampled_from(["blocks.0.ffn.0", "head", "nowhere", ""]), st.sampled_from(SCALES)
+        ),
+        st.tuples(formats, st.lists(st.integers(0, 3), max_size=3).map(tuple)),
+        max_size=4,
+    ),
+    metadata=st.none() | st.text(max_size=20) | json_values.map(json.dumps),
+)
+def test_any_scales(tmp_path, scales, metadata):
+    shapes = dict(expected_shapes(SEEDED_DETAIL))
+    for (layer, part), entry in scales.items():
+        shapes[f"{layer}.{part}"] = entry
+    notes = describe_metadata(SEEDED_DETAIL)
+    if metadata is not None:
+        notes["_quantization_metadata"] = metadata
+    survives(write_sparse(tmp_path / "a.safetensors", shapes, metadata=notes))
