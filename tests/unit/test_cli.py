@@ -483,7 +483,12 @@ def test_ctrl_c_stops_cleanly(picture, tmp_path):
     command += ["--prompt", "a", "--output", str(output), "--overwrite", "--size", "512x320"]
     command += ["--pixel-frames", "241"]
     with subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Tests that were started in the background would hand on that they ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         said = b""
