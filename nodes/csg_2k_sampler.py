@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
 from ..swift_core.geometry import MOTION_SCALE, OUTPUT_MULTIPLE, PixelShape, nearest_multiple
+from ..swift_core.media.sources import ClipInMemory
 from ..swift_core.model.config import DiTConfig
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Observer, Phase
@@ -182,7 +183,7 @@ class CSG2KSampler(io.ComfyNode):
         """Run Stage II."""
         made = make_recipe(**recipe)
         output = _output_shape(motion, width, height)
-        check_motion(motion, output)
+        check_motion(ClipInMemory(motion).shape, output)
         plan = _plan(detail_model, vae, output, segments, made)
         settings = RefineSettings(
             plan=plan.segments,
@@ -250,8 +251,7 @@ def _prepare(
     def sample_own(reference: Any, finished: Finished) -> Any:
         dit = slot.load(FP32)
         keys = read_prompt(dit, prompt, settings.recipe)
-        placed = reference.to(runtime.device)
-        return refine(dit, placed, keys, settings, finished=finished, runtime=runtime)
+        return refine(dit, reference, keys, settings, finished=finished, runtime=runtime)
 
     return sample_own
 

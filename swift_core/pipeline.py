@@ -11,6 +11,7 @@ import torch
 
 from .flow.recipe import Recipe
 from .geometry import PixelShape
+from .media.sources import as_source
 from .progress import Phase
 from .segments.plan import SegmentSettings
 from .segments.sampler import check_segment_seeds
@@ -20,7 +21,7 @@ from .stages.motion import MotionSettings, make_motion
 from .stages.pixels import decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
-from .stages.reference import build_reference, check_motion
+from .stages.reference import Motion, build_reference, check_motion
 from .stages.refine import RefineSettings, check_reference_strength, refine
 from .stages.runtime import Runtime
 from .weights.model_set import ModelSet
@@ -74,7 +75,7 @@ class Keep:
 
 
 def plan(
-    models: ModelSet, settings: GenerationSettings, *, motion: Tensor | None = None
+    models: ModelSet, settings: GenerationSettings, *, motion: Motion | None = None
 ) -> GenerationPlan:
     """Plan a run of these models, or refuse it, before any weight is read.
 
@@ -84,7 +85,7 @@ def plan(
         MediaError: if a given motion clip is of another length or of quite another shape.
     """
     if motion is not None:
-        check_motion(motion, settings.output)
+        check_motion(as_source(motion).shape, settings.output)
     made = plan_generation(
         settings.output,
         settings.segments,
@@ -103,7 +104,7 @@ def generate(
     settings: GenerationSettings,
     *,
     runtime: Runtime,
-    motion: Float[Tensor, "p h w 3"] | None = None,
+    motion: Motion | None = None,
     keep: Keep = Keep(),
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Make a video from a picture.
@@ -166,7 +167,7 @@ def _motion(
 
 
 def _reference(
-    models: ModelSet, picture: Tensor, motion: Tensor, made: GenerationPlan, runtime: Runtime
+    models: ModelSet, picture: Tensor, motion: Motion, made: GenerationPlan, runtime: Runtime
 ) -> Tensor:
     """Load Stage II's VAE, and encode; the VAE is gone before the DiT comes."""
     vae = runtime.load(models.detail_vae)

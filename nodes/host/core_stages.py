@@ -252,9 +252,9 @@ def refine_with_model(
     def body(prepared: PreparedModel) -> Tensor:
         return sample_segments(
             ModelDenoiser(model=prepared),
-            reference.to(prepared.device),
+            reference,
             settings.plan,
-            sampling,
+            replace(sampling, device=prepared.device),
             phase=Phase.REFINE,
             observe=runtime.observe,
         )

@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import MediaError, OutputError
 from ..files import check_writable, reserved
 from ..geometry import PixelShape
-from ..media.clips import read_clip
 from ..media.fidelity import psnr
 from ..media.pictures import fit_picture, load_picture
+from ..media.sources import ClipSource, open_clip
 from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
 from ..stages.plan import GenerationPlan
@@ -43,7 +43,7 @@ class _Job:
     settings: GenerationSettings
     plan: GenerationPlan
     picture: Tensor
-    motion: Tensor | None
+    motion: ClipSource | None
 
 
 def run_generate(options: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ def _check(options: argparse.Namespace) -> _Job:
     settings = _settings(options, models)
     plan(models, settings)
     picture = load_picture(options.image)
-    motion = _read_motion(options.motion, settings.output) if options.motion else None
+    motion = _open_motion(options.motion, settings.output) if options.motion else None
     return _Job(
         options=options,
         models=models,
@@ -123,15 +123,15 @@ def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettin
     )
 
 
-def _read_motion(path: Path, output: PixelShape) -> Tensor:
-    """Read a motion clip, but of a clip that is too long no more than shows that it is."""
-    frames = read_clip(path, most_frames=output.pixel_frames + 1).frames
-    if len(frames) > output.pixel_frames:
+def _open_motion(path: Path, output: PixelShape) -> ClipSource:
+    """Open a motion clip, but look at no more of it than shows that it is too long."""
+    source = open_clip(path, most_frames=output.pixel_frames + 1)
+    if source.shape.pixel_frames > output.pixel_frames:
         raise MediaError(
             f"{path} has more than {output.pixel_frames} frames, the video is to have "
             f"{output.pixel_frames}; cut the clip, or ask for more with --pixel-frames."
         )
-    return frames
+    return source
 
 
 def _run(job: _Job, bars: Bars) -> float:

@@ -1,6 +1,7 @@
 """A clip from whatever holds one: a video, a folder of pictures, an animated picture."""
 
 import re
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from ..errors import MediaError
 from ..files import PICTURE_SUFFIXES
+from ..shapes import Float, Tensor
 from .pictures import load_frames, load_picture
 from .video_read import Clip, read_video
 
@@ -31,7 +33,7 @@ def read_clip(path: Path, *, most_frames: int | None = None) -> Clip:
     """
     if path.is_dir():
         return _read_folder(path, most_frames=most_frames)
-    if path.suffix.lower() not in _ANIMATED_SUFFIXES:
+    if reads_as_video(path):
         return read_video(path, most_frames=most_frames)
     pictures, milliseconds = load_frames(path, most_frames=most_frames)
     # Times are whole milliseconds, so a rate is only near what was meant.
@@ -39,20 +41,46 @@ def read_clip(path: Path, *, most_frames: int | None = None) -> Clip:
     return Clip(frames=torch.stack(pictures), frames_per_second=rate)
 
 
-def _read_folder(folder: Path, *, most_frames: int | None) -> Clip:
+def reads_as_video(path: Path) -> bool:
+    """Tell whether a file is taken for a video, not for an animated picture."""
+    return path.suffix.lower() not in _ANIMATED_SUFFIXES
+
+
+def folder_pictures(folder: Path, *, most: int | None = None) -> list[Path]:
+    """List a folder's pictures in the order of a clip.
+
+    Raises:
+        MediaError: if there are none.
+    """
     paths = sorted(
         (path for path in folder.iterdir() if path.suffix.lower() in _STILL_SUFFIXES),
         key=_natural_order,
-    )[:most_frames]
+    )[:most]
     if not paths:
         raise MediaError(f"{folder} holds no pictures; name a video or a folder of PNG files.")
-    pictures = [load_picture(path) for path in paths]
-    for path, picture in zip(paths, pictures, strict=True):
-        if picture.shape != pictures[0].shape:
+    return paths
+
+
+def load_alike(paths: Sequence[Path]) -> Iterator[Float[Tensor, "h w 3"]]:
+    """Read pictures, one at a time, that must be of one size.
+
+    Raises:
+        MediaError: naming the first that is not.
+    """
+    first: torch.Size | None = None
+    for path in paths:
+        picture = load_picture(path)
+        first = first or picture.shape
+        if picture.shape != first:
             raise MediaError(
                 f"{path} is {picture.shape[1]}x{picture.shape[0]}, but {paths[0].name} is "
-                f"{pictures[0].shape[1]}x{pictures[0].shape[0]}; give all pictures one size."
+                f"{first[1]}x{first[0]}; give all pictures one size."
             )
+        yield picture
+
+
+def _read_folder(folder: Path, *, most_frames: int | None) -> Clip:
+    pictures = list(load_alike(folder_pictures(folder, most=most_frames)))
     return Clip(frames=torch.stack(pictures), frames_per_second=USUAL_RATE)
 
 

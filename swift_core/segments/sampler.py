@@ -5,8 +5,11 @@ reference when it is finished, so that the next one sees it. Cost per step is bo
 the length of the clip.
 """
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from ..errors import ScheduleError, SegmentError
 from ..flow.noise import ClipNoise
@@ -48,6 +51,7 @@ class SegmentSampling:
         seed: of the whole clip's noise.
         segment_seeds: seeds of their own for some segments, by index: re-rolls them.
         finished: segments of an interrupted run; with them the result is that of a whole one.
+        device: where segments are sampled; None: where the reference is.
     """
 
     sigmas: tuple[float, ...]
@@ -55,6 +59,7 @@ class SegmentSampling:
     seed: int
     segment_seeds: Mapping[int, int] = field(default_factory=lambda: _NO_SEEDS)
     finished: Finished = field(default_factory=Finished)
+    device: torch.device | None = None
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:
@@ -113,16 +118,32 @@ def sample_segments(
 
     Source: SwiftI2V, arXiv 2605.06356, project page and figure CSG.
     """
-    channels, latent_frames, height, width = reference.shape[1:]
-    if plan.latent_frames != latent_frames:
-        raise SegmentError(
-            f"the plan is for {plan.latent_frames} latent frames, the reference has "
-            f"{latent_frames}; plan again for this clip."
-        )
-    check_segment_seeds(plan, sampling.segment_seeds)
-    shape = LatentShape(channels=channels, latent_frames=latent_frames, height=height, width=width)
-    clip_noise = ClipNoise(seed=sampling.seed, shape=shape)
     latent = reference.clone()
+    work = walk_segments(denoiser, latent, plan, sampling, phase=phase, observe=observe)
+    deque(work, maxlen=0)
+    return latent
+
+
+def walk_segments(
+    denoiser: Denoiser,
+    latent: Float[Tensor, "b c t h w"],
+    plan: SegmentPlan,
+    sampling: SegmentSampling,
+    *,
+    phase: Phase = Phase.REFINE,
+    observe: Observer = ignore,
+) -> Iterator[Segment]:
+    """Sample segment by segment as they are asked for, and give each one that is finished.
+
+    Args:
+        latent: the hybrid reference in the beginning; targets are written into it. Only a
+            segment's frames are brought to the device, so a long clip takes no more of it.
+
+    See ``sample_segments`` for everything else.
+    """
+    shape = _shape_of(latent, plan)
+    check_segment_seeds(plan, sampling.segment_seeds)
+    clip_noise = ClipNoise(seed=sampling.seed, shape=shape)
     for segment in plan.segments:
         start = Progress(
             phase=phase,
@@ -135,20 +156,31 @@ def sample_segments(
         if segment.index in sampling.finished.targets:
             latent[:, :, where] = sampling.finished.targets[segment.index]
             observe(replace(start, step=start.steps, preview=latent[:, :, where]))
+            yield segment
             continue
         noise = clip_noise
         if segment.index in sampling.segment_seeds:
             noise = ClipNoise(seed=sampling.segment_seeds[segment.index], shape=shape)
         context = SegmentContext(
             segment=segment,
-            reference=gather(latent, segment),
+            reference=gather(latent, segment).to(sampling.device or latent.device),
             interaction=plan.settings.interaction,
         )
         latent[:, :, where] = _sample_segment(
             denoiser, context, sampling, noise=noise, on_step=_report(observe, start)
         )
         sampling.finished.keep(segment.index, latent[:, :, where])
-    return latent
+        yield segment
+
+
+def _shape_of(latent: Tensor, plan: SegmentPlan) -> LatentShape:
+    channels, latent_frames, height, width = latent.shape[1:]
+    if plan.latent_frames != latent_frames:
+        raise SegmentError(
+            f"the plan is for {plan.latent_frames} latent frames, the reference has "
+            f"{latent_frames}; plan again for this clip."
+        )
+    return LatentShape(channels=channels, latent_frames=latent_frames, height=height, width=width)
 
 
 def _sample_segment(

@@ -225,7 +225,8 @@ def _sample_own_anchored(
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t h w"]:
     denoiser = _ExpertDenoiser(experts=experts, runtime=runtime)
-    return sample_anchored(denoiser, anchor, shape, settings, observe=runtime.observe)
+    placed = anchor.to(runtime.device)
+    return sample_anchored(denoiser, placed, shape, settings, observe=runtime.observe)
 
 
 def sample_anchored(
@@ -263,7 +264,7 @@ def _sample_masked(
     mask_channels = experts.config.in_channels - 2 * shape.channels
     mask = given.new_zeros((1, mask_channels, *given.shape[2:]))
     mask[:, :, 0] = 1
-    condition = torch.cat((mask, given), dim=1)
+    condition = torch.cat((mask, given), dim=1).to(runtime.device)
 
     def velocity(latent: Tensor, sigma: float) -> Tensor:
         dit, prompt = experts.at(sigma)

@@ -1,7 +1,7 @@
 """Between clips and latents: the VAEs as streams of chunks.
 
-A clip is ``"p h w 3"`` in [0, 1] on the CPU (ComfyUI's IMAGE batch); a VAE works on
-``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, then ``time`` each.
+A clip is ``"p h w 3"`` in [0, 1] on the CPU (ComfyUI's IMAGE batch), and so is a latent; a VAE
+works on ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, then ``time`` each.
 """
 
 import logging
@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 
 from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
+from ..memory.fetching import fetch
 from ..progress import Phase, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
@@ -25,15 +26,20 @@ _log = logging.getLogger(__name__)
 Planner = Callable[..., VaePlan]
 
 
+def _is_there(_index: int) -> None:
+    """Wait for nothing: the latent is whole."""
+
+
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
     """Bring frames to the VAE's form."""
     return runtime.place(rearrange(clip, "p h w c -> 1 c p h w") * 2 - 1)
 
 
 def to_clip(pixels: Float[Tensor, "1 3 p h w"]) -> Float[Tensor, "p h w 3"]:
-    """Bring a VAE's pixels to a clip on the CPU."""
-    clip = rearrange(pixels, "1 c p h w -> p h w c").float()
-    return clip.add(1).div(2).clamp(0, 1).cpu()
+    """Bring a VAE's pixels to a clip, where they are."""
+    clip = torch.empty((*pixels.shape[2:], 3), device=pixels.device)
+    clip.copy_(rearrange(pixels, "1 c p h w -> p h w c"))
+    return clip.add_(1).div_(2).clamp_(0, 1)
 
 
 def chunk_clip(clip: Float[Tensor, "p h w 3"], *, time: int) -> Iterator[Tensor]:
@@ -49,7 +55,7 @@ def encode_clip(
     phase: Phase,
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t h w"]:
-    """Encode a stream of pixel chunks into a latent, fp32, allocated once.
+    """Encode a stream of pixel chunks into a latent, fp32, in host memory, allocated once.
 
     Where memory runs out all the same, it begins again with finer bands; the latent is the same.
 
@@ -63,7 +69,7 @@ def encode_clip(
     latent_frames = latent_frames_of(shape.pixel_frames, time=vae.config.compression.time)
 
     def begin(banding: Banding) -> Iterator[Tensor]:
-        return vae.encode_stream(chunks(), banding=banding)
+        return fetch(vae.encode_stream(chunks(), banding=banding))
 
     stream = _steady(begin, _banding(plan_encode, vae, shape, runtime), vae.config)
     stream = observed(stream, phase=phase, steps=latent_frames, observe=runtime.observe)
@@ -71,19 +77,30 @@ def encode_clip(
     for index, frame in enumerate(stream):
         if latent is None:
             _, channels, _, height, width = frame.shape
-            latent = torch.empty((1, channels, latent_frames, height, width), device=runtime.device)
+            latent = torch.empty((1, channels, latent_frames, height, width))
         latent[:, :, index] = frame[:, :, 0]
     assert latent is not None, "a clip has at least one chunk"
     return latent
 
 
 def decode_clip(
-    vae: WanVAE, latent: Float[Tensor, "1 c t h w"], *, phase: Phase, runtime: Runtime
+    vae: WanVAE,
+    latent: Float[Tensor, "1 c t h w"],
+    *,
+    phase: Phase,
+    runtime: Runtime,
+    banding: Banding | None = None,
+    arrive: Callable[[int], None] = _is_there,
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode a latent as a stream of clips of 1, then 4 frames each, in order.
 
     Where memory runs out all the same, it begins again with finer bands; what has been given is
     not given twice, and the frames are the same.
+
+    Args:
+        latent: anywhere; a frame at a time is brought to the device.
+        banding: None: as few bands as fit.
+        arrive: called with the index of each latent frame before it is read.
 
     Raises:
         BudgetError: if the runtime's memory is too small for it.
@@ -94,12 +111,17 @@ def decode_clip(
         height=size.space * latent.shape[3],
         width=size.space * latent.shape[4],
     )
-    placed = runtime.place(latent)
+
+    def frames() -> Iterator[Float[Tensor, "1 c 1 h w"]]:
+        for index in range(steps):
+            arrive(index)
+            yield runtime.place(latent[:, :, index : index + 1])
 
     def begin(banding: Banding) -> Iterator[Tensor]:
-        return map(to_clip, vae.decode_stream(placed, banding=banding))
+        return fetch(map(to_clip, vae.decode_frames(frames(), banding=banding)))
 
-    stream = _steady(begin, _banding(plan_decode, vae, shape, runtime), vae.config)
+    first = banding or _banding(plan_decode, vae, shape, runtime)
+    stream = _steady(begin, first, vae.config)
     yield from observed(stream, phase=phase, steps=steps, observe=runtime.observe)
 
 

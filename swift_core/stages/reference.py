@@ -6,6 +6,7 @@ VAE of Stage II. So latent frame 0, a causal VAE's encoding of one frame alone, 
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from ..errors import MediaError
 from ..geometry import (
@@ -15,23 +16,27 @@ from ..geometry import (
     nearest_pixel_frames,
 )
 from ..media.pictures import fit_clip, fit_picture
+from ..media.sources import ClipSource, as_source, chunks_of
 from ..progress import Phase
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
-from .pixels import chunk_clip, encode_clip, to_pixels
+from .pixels import encode_clip, to_pixels
 from .runtime import Runtime
+
+Motion = Float[Tensor, "p h w 3"] | ClipSource
+"""A motion clip in memory, or one that is read as it is needed."""
 
 MOST_STRETCH = 1.1
 """How far the clip's shape may be from the video's: beyond, too much would be cut away unasked."""
 
 
-def check_motion(clip: Float[Tensor, "p h w 3"], output: PixelShape) -> None:
+def check_motion(clip: PixelShape, output: PixelShape) -> None:
     """Refuse a motion clip that is not as long as the output, or of quite another shape.
 
     Raises:
         MediaError: naming both lengths, or both sizes.
     """
-    have, wanted = len(clip), output.pixel_frames
+    have, wanted = clip.pixel_frames, output.pixel_frames
     if have != wanted:
         fits = have > 1 and nearest_pixel_frames(have) == have
         other = f", or ask for a video of {have}" if fits else " (a length is 4n+1)"
@@ -40,7 +45,7 @@ def check_motion(clip: Float[Tensor, "p h w 3"], output: PixelShape) -> None:
             f"the motion clip has {counted}, the video is to have {wanted}; cut or retime the "
             f"clip to {wanted} frames{other}."
         )
-    height, width = clip.shape[1:3]
+    height, width = clip.height, clip.width
     stretch = (width / height) / (output.width / output.height)
     if not 1 / MOST_STRETCH <= stretch <= MOST_STRETCH:
         shape = _shape_of(width / height, area=output.width * output.height)
@@ -61,7 +66,7 @@ def _shape_of(aspect: float, *, area: int) -> str:
 def build_reference(
     vae: WanVAE,
     picture: Float[Tensor, "height width 3"],
-    motion: Float[Tensor, "p h w 3"],
+    motion: Motion,
     *,
     output: PixelShape,
     runtime: Runtime,
@@ -79,14 +84,16 @@ def build_reference(
 
     Source: SwiftI2V, arXiv 2605.06356, hybrid reference construction.
     """
-    check_motion(motion, output)
+    source = as_source(motion)
+    check_motion(source.shape, output)
     size = {"height": output.height, "width": output.width}
     time = vae.config.compression.time
 
     def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
         yield to_pixels(fit_picture(picture, **size).unsqueeze(0), runtime)
-        for chunk in list(chunk_clip(motion, time=time))[1:]:
-            yield to_pixels(fit_clip(chunk, **size), runtime)
+        for chunk in islice(chunks_of(source, time=time), 1, None):
+            # Enlarged where there is most power for it.
+            yield to_pixels(fit_clip(chunk.to(runtime.device), **size), runtime)
 
     return encode_clip(
         vae,

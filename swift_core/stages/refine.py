@@ -1,6 +1,7 @@
 """Stage II: the reference becomes the video's latent, segment by segment."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import ScheduleError
@@ -10,8 +11,8 @@ from ..model.dit import WanDiT
 from ..progress import Phase
 from ..segments.denoiser import Denoiser, GuidedDenoiser
 from ..segments.dit_denoiser import DiTDenoiser
-from ..segments.plan import SegmentPlan
-from ..segments.sampler import Finished, SegmentSampling, sample_segments
+from ..segments.plan import Segment, SegmentPlan
+from ..segments.sampler import Finished, SegmentSampling, walk_segments
 from ..shapes import Float, Tensor
 from .prompt import GuidedPrompt
 from .runtime import Runtime
@@ -100,12 +101,33 @@ def refine(
 
     Source: SwiftI2V, arXiv 2605.06356, Stage II.
     """
+    latent = reference.clone()
+    walk = refine_segments(dit, latent, prompt, settings, runtime=runtime, finished=finished)
+    deque(walk, maxlen=0)
+    return latent
+
+
+def refine_segments(
+    dit: WanDiT,
+    latent: Float[Tensor, "1 c t h w"],
+    prompt: GuidedPrompt,
+    settings: RefineSettings,
+    *,
+    runtime: Runtime,
+    finished: Finished = _NOTHING_FINISHED,
+) -> Iterator[Segment]:
+    """Sample the video's latent as its segments are asked for; each is given when finished.
+
+    Args:
+        latent: the reference in the beginning; segments are written into it.
+    """
     concatenates = dit.config.in_channels > dit.config.out_channels
-    return sample_segments(
+    sampling = settings.sampling(concatenates_reference=concatenates)
+    return walk_segments(
         make_denoiser(dit, prompt, runtime),
-        reference,
+        latent,
         settings.plan,
-        replace(settings.sampling(concatenates_reference=concatenates), finished=finished),
+        replace(sampling, finished=finished, device=runtime.device),
         phase=Phase.REFINE,
         observe=runtime.observe,
     )

@@ -153,9 +153,20 @@ class WanVAE(nn.Module):
             GeometryError: as ``decode``.
         """
         self._check_latent(latent)
+        frames = (latent[:, :, at : at + 1] for at in range(latent.shape[2]))
+        return self.decode_frames(frames, clamp=clamp, banding=banding)
+
+    def decode_frames(
+        self,
+        frames: Iterable[Float[Tensor, "b c 1 h w"]],
+        *,
+        clamp: bool = True,
+        banding: Banding = WHOLE,
+    ) -> Iterator[Float[Tensor, "b 3 p i j"]]:
+        """Decode latent frames as they come; see ``decode_stream``."""
         cache = TailCache()
-        for at in range(latent.shape[2]):
-            frame = latent[:, :, at : at + 1]
+        for frame in frames:
+            self._check_latent(frame)
             yield self.decode_chunk(frame, cache=cache, clamp=clamp, banding=banding)
 
     def decode_chunk(

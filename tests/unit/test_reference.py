@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 
 from swift_core.errors import MediaError
 from swift_core.geometry import PixelShape
@@ -13,7 +12,7 @@ VIDEO = PixelShape(pixel_frames=9, height=1408, width=2560)
 
 
 def clip(width, height, frames=9):
-    return torch.zeros(1, 1, 1, 1).expand(frames, height, width, 3)
+    return PixelShape(pixel_frames=frames, height=height, width=width)
 
 
 @pytest.mark.parametrize(
