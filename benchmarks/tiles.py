@@ -16,7 +16,8 @@ from typing import Any
 import diffusers
 import torch
 
-from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE, prepare
+from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE
+from swift_core.vae.layout import prepare
 from swift_core.vae.bands import WHOLE, Banding
 from swift_core.vae.config import WAN22_VAE, VAEConfig
 from swift_core.vae.memory import decode_peak

@@ -11,6 +11,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..swift_core.media.background import BackgroundWriter
 from ..swift_core.media.codecs import CODECS, WORST_QUALITY, VideoCodec
 from ..swift_core.media.video_write import VideoWriter
 from ..swift_core.progress import Phase
@@ -133,9 +134,9 @@ class VAEDecodeToVideo(io.ComfyNode):
             width=shape.width,
             quality=None if quality < 0 else quality,
         )
-        with writer:
+        with BackgroundWriter(writer) as background:
             for chunk in decode_stream(latent, vae, observe=_observer(latent)):
-                writer.write(chunk)
+                background.write(chunk)
         return io.NodeOutput(written_video(path))
 
 

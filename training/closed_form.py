@@ -27,9 +27,10 @@ import torch
 from torch import nn
 
 from swift_core.shapes import Float, Tensor
-from swift_core.vae.autoencoder import WanVAE, prepare
+from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from swift_core.vae.config import VAEConfig
+from swift_core.vae.layout import prepare
 
 from .components import Codec, Fit, codec_latent, fit_codec, fold_patches
 

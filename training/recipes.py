@@ -19,7 +19,8 @@ from swift_core.errors import CheckpointError
 from swift_core.model.dit import WanDiT
 from swift_core.precision import FP32
 from swift_core.text.words import WordEncoder
-from swift_core.vae.autoencoder import WanVAE, prepare
+from swift_core.vae.autoencoder import WanVAE
+from swift_core.vae.layout import prepare
 from swift_core.weights.build import build_dit, build_vae, build_words
 from swift_core.weights.set_file import SetFile, write_set_file
 

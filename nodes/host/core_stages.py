@@ -109,9 +109,10 @@ def _sample_anchored(
     def body(model: PreparedModel) -> Tensor:
         return sample_anchored(
             ModelDenoiser(model=model),
-            given.to(model.device),
+            given,
             shape,
             settings,
+            device=model.device,
             observe=runtime.observe,
         )
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..files import check_writable
+from ..media.background import BackgroundWriter
 from ..media.codecs import CONTAINERS, VideoCodec, check_output, quality_of
 from ..media.video_write import VideoWriter
 from ..shapes import Float, Tensor
@@ -32,15 +33,17 @@ def write_clip(
 
 def open_writer(
     options: argparse.Namespace, *, height: int, width: int, rate: Fraction
-) -> VideoWriter:
+) -> BackgroundWriter:
     """Make the writer of a command's video; it still has to be entered."""
-    return VideoWriter(
-        options.output,
-        codec=VideoCodec(options.codec),
-        frames_per_second=rate,
-        height=height,
-        width=width,
-        quality=options.quality,
+    return BackgroundWriter(
+        VideoWriter(
+            options.output,
+            codec=VideoCodec(options.codec),
+            frames_per_second=rate,
+            height=height,
+            width=width,
+            quality=options.quality,
+        )
     )
 
 

@@ -76,7 +76,8 @@ class DiTDenoiser:
         where = segment.target_slice
         targets_at = range(len(segment.latent_frames))[where]
         conditions_at = [i for i in range(len(segment.latent_frames)) if i not in targets_at]
-        clean = context.reference[:, :, conditions_at]
+        # Not by a list of indexes: a device would have to be sent it.
+        clean = torch.cat([context.reference[:, :, i : i + 1] for i in conditions_at], dim=2)
         channels = self._channels(clean, clean)
         places = [segment.positions[i] for i in conditions_at]
         remembered = run_steadily(

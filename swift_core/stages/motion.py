@@ -8,7 +8,6 @@ the picture followed by nothing; it comes as two experts, one for each end of th
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -20,46 +19,18 @@ from ..flow.solvers import Velocity, sample
 from ..geometry import LatentShape, PixelShape
 from ..media.pictures import fit_picture
 from ..memory.streaming import run_steadily
-from ..memory.working import Step
-from ..model.config import DiTConfig
-from ..model.dit import PromptKeys, WanDiT
+from ..model.dit import PromptKeys
 from ..progress import Observer, Phase, Progress
 from ..segments.denoiser import Denoiser, SegmentContext
 from ..segments.plan import SegmentSettings, plan_segments
 from ..segments.sampler import SegmentSampling, sample_segments
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
-from ..vae.config import VAEConfig
-from ..weights.model_set import Slot
+from .experts import Experts, MotionModels
 from .pixels import decode_clip, encode_clip, to_pixels
-from .prompt import GuidedPrompt, PromptEmbeddings, read_prompt
+from .prompt import PromptEmbeddings
 from .refine import make_denoiser
 from .runtime import Runtime
-
-
-@runtime_checkable
-class MotionModels(Protocol):
-    """What Stage I needs of a model set; see ``ModelSet``."""
-
-    @property
-    def motion_high(self) -> Slot[DiTConfig, WanDiT]:
-        """Give Stage I at high noise levels; at all of them if there is no other."""
-        ...
-
-    @property
-    def motion_low(self) -> Slot[DiTConfig, WanDiT] | None:
-        """Give Stage I at low noise levels."""
-        ...
-
-    @property
-    def motion_vae(self) -> Slot[VAEConfig, WanVAE]:
-        """Give its VAE."""
-        ...
-
-    @property
-    def boundary(self) -> float:
-        """Give the sigma from which on the high-noise expert works."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,53 +51,6 @@ class MotionSettings:
     def sigmas(self) -> tuple[float, ...]:
         """Give the schedule."""
         return make_sigmas(self.recipe.steps, sigma_shift=self.recipe.sigma_shift)
-
-
-class Experts:
-    """Hold one expert of Stage I at a time: the one whose end of the schedule it is.
-
-    Args:
-        models: with two experts, or with one for the whole schedule.
-        window: the clip's latent, which goes through an expert as a whole.
-    """
-
-    def __init__(
-        self,
-        models: MotionModels,
-        prompt: PromptEmbeddings,
-        recipe: Recipe,
-        *,
-        window: LatentShape,
-        runtime: Runtime,
-    ) -> None:
-        self._models = models
-        self._step = Step(window=window, prompts=recipe.prompts)
-        self._prompt = prompt
-        self._recipe = recipe
-        self._runtime = runtime
-        self._held: tuple[Slot[DiTConfig, WanDiT], WanDiT, GuidedPrompt] | None = None
-
-    @property
-    def config(self) -> DiTConfig:
-        """Give the architecture that all experts have."""
-        return self._models.motion_high.config
-
-    def at(self, sigma: float) -> tuple[WanDiT, GuidedPrompt]:
-        """Give the expert for a noise level, with the prompt read; the other one is let go."""
-        models = self._models
-        low = models.motion_low if sigma < models.boundary else None
-        slot = low or models.motion_high
-        if self._held is None or self._held[0] is not slot:
-            self.let_go()
-            dit = self._runtime.load_dit(slot, self._step)
-            self._held = (slot, dit, read_prompt(dit, self._prompt, self._recipe))
-        return self._held[1:]
-
-    def let_go(self) -> None:
-        """Hold no expert any more."""
-        if self._held is not None:
-            self._runtime.let_go(*self._held[:2])
-        self._held = None
 
 
 def make_motion(
@@ -225,8 +149,9 @@ def _sample_own_anchored(
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t h w"]:
     denoiser = _ExpertDenoiser(experts=experts, runtime=runtime)
-    placed = anchor.to(runtime.device)
-    return sample_anchored(denoiser, placed, shape, settings, observe=runtime.observe)
+    return sample_anchored(
+        denoiser, anchor, shape, settings, device=runtime.device, observe=runtime.observe
+    )
 
 
 def sample_anchored(
@@ -235,6 +160,7 @@ def sample_anchored(
     shape: LatentShape,
     settings: MotionSettings,
     *,
+    device: torch.device,
     observe: Observer,
 ) -> Float[Tensor, "1 c t h w"]:
     """Sample with frame 0 clean: one segment over the whole clip, from pure noise."""
@@ -245,7 +171,12 @@ def sample_anchored(
         denoiser,
         reference,
         plan_segments(shape.latent_frames, whole),
-        SegmentSampling(sigmas=settings.sigmas, solver=settings.recipe.solver, seed=settings.seed),
+        SegmentSampling(
+            sigmas=settings.sigmas,
+            solver=settings.recipe.solver,
+            seed=settings.seed,
+            device=device,
+        ),
         phase=Phase.MOTION,
         observe=observe,
     )

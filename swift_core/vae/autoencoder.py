@@ -29,6 +29,7 @@ from .causal import CausalConv3d, TailCache
 from .config import VAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
+from .layout import channels_last
 
 FP32_ISLANDS = ("gamma",)
 """Parts of parameter names that mark parameters best kept in fp32: the norms' scales."""
@@ -37,7 +38,7 @@ FP32_ISLANDS = ("gamma",)
 class WanVAE(nn.Module):
     """Turn clips into normalised latents and back, chunk by chunk.
 
-    After loading, ``prepare`` lays the weights out as the convolutions read them.
+    After loading, ``layout.prepare`` lays the weights out as the convolutions read them.
 
     Source: Wan-Video/Wan2.2@42bf4cf:wan/modules/vae2_2.py and vae2_1.py.
     Oracle: tests/oracle/test_vae.py.
@@ -185,7 +186,7 @@ class WanVAE(nn.Module):
             clamp: to [-1, 1].
             banding: the same for all chunks of a clip.
         """
-        raw_latent = self.conv2(_channels_last(self.denormalize(latent)))
+        raw_latent = self.conv2(channels_last(self.denormalize(latent)))
         features = self.decoder(raw_latent, cache, banding)
         pixels = rearrange(
             features,
@@ -237,7 +238,7 @@ class WanVAE(nn.Module):
             q=self.config.patch,
             r=self.config.patch,
         )
-        features = _channels_last(features.movedim(-1, 1))
+        features = channels_last(features.movedim(-1, 1))
         return self.conv1(self.encoder(features, cache, banding))
 
     def _chunks(self, pixels: Tensor) -> Iterator[Tensor]:
@@ -287,24 +288,3 @@ class WanVAE(nn.Module):
             )
         if not latent.shape[2]:
             raise GeometryError("the latent has 0 frames; at least 1 is needed.")
-
-
-def prepare(vae: WanVAE) -> WanVAE:
-    """Lay the weights out channels-last, as the convolutions read them, and give the VAE back.
-
-    Worth it once after loading: convolutions then need not reorder weights in every call. Values
-    and results stay the same. ``Module.to(memory_format=...)`` cannot do it, because it takes one
-    format for pictures' and videos' convolutions alike.
-    """
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = _channels_last(module.weight.data)
-        elif isinstance(module, nn.Conv2d):
-            weight = module.weight.data
-            module.weight.data = weight.contiguous(memory_format=torch.channels_last)
-    return vae
-
-
-def _channels_last(features: Tensor) -> Tensor:
-    """Lay features out as the blocks keep them."""
-    return features.contiguous(memory_format=torch.channels_last_3d)

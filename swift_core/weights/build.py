@@ -23,8 +23,9 @@ from ..precision import Precision
 from ..shapes import Tensor
 from ..text.words import WordEncoder
 from ..vae.autoencoder import FP32_ISLANDS as VAE_ISLANDS
-from ..vae.autoencoder import WanVAE, prepare
+from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
+from ..vae.layout import prepare
 from .checkpoint import Checkpoint, Kind
 from .detect import look_into
 from .lora import Lora

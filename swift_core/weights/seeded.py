@@ -23,8 +23,9 @@ from ..model.dit import WanDiT
 from ..precision import FP32, Precision
 from ..shapes import Tensor
 from ..text.words import WordConfig, WordEncoder
-from ..vae.autoencoder import WanVAE, prepare
+from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
+from ..vae.layout import prepare
 from .build import fill_module, islands_of, save_checkpoint
 from .model_set import ModelSet, Slot
 from .set_file import DEFAULT_RECIPE, SetFile, write_set_file

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from swift_core.vae import causal
-from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE, prepare
+from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE
 from swift_core.vae.causal import TailCache
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
+from swift_core.vae.layout import prepare
 from tests.weights import fill_
 
 FORMS = {
