@@ -17,9 +17,9 @@ import diffusers
 import torch
 
 from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE
-from swift_core.vae.layout import prepare
 from swift_core.vae.bands import WHOLE, Banding
 from swift_core.vae.config import WAN22_VAE, VAEConfig
+from swift_core.vae.layout import prepare
 from swift_core.vae.memory import decode_peak
 from tests.oracles import empty_oracle_vae, oracle_vae
 from tests.weights import fill_

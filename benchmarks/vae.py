@@ -6,8 +6,8 @@ import torch
 
 from swift_core.geometry import PixelShape
 from swift_core.vae.autoencoder import WanVAE
-from swift_core.vae.layout import prepare
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE, VAEConfig
+from swift_core.vae.layout import prepare
 from tests.oracles import oracle_vae
 from tests.weights import fill_
 
