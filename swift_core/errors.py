@@ -42,7 +42,17 @@ class OutputError(SwiftError):
 
 
 class BudgetError(SwiftError):
-    """A run that does not fit into the memory there is."""
+    """A run that does not fit into the memory there is.
+
+    Attributes:
+        share: of the picture's area at which it would fit; 0 where no size would.
+        least_nbytes: of memory with which it would fit as it is; 0 where that is not known.
+    """
+
+    def __init__(self, message: str, *, share: float = 0.0, least_nbytes: int = 0) -> None:
+        super().__init__(message)
+        self.share = share
+        self.least_nbytes = least_nbytes
 
 
 class DeviceError(SwiftError):

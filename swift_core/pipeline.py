@@ -4,26 +4,29 @@
 one's models are held.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .flow.recipe import Recipe
 from .geometry import PixelShape
 from .media.sources import as_source
+from .memory.read_ahead import ReadingOrder
 from .progress import Phase
-from .segments.plan import SegmentSettings
+from .segments.plan import Segment, SegmentSettings
 from .segments.sampler import check_segment_seeds
 from .shapes import Float, Tensor
-from .stages.memory import check_memory
 from .stages.motion import MotionSettings, make_motion
 from .stages.pixels import decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import Motion, build_reference, check_motion
-from .stages.refine import RefineSettings, check_reference_strength, refine
+from .stages.refine import RefineSettings, check_reference_strength, refine_segments
+from .stages.run_plan import plan_run
 from .stages.runtime import Runtime
+from .vae.bands import Banding
 from .weights.model_set import ModelSet
 
 
@@ -122,8 +125,12 @@ def generate(
         SwiftError: for settings that do not work.
     """
     made = plan(models, settings, motion=motion)
-    check_memory(planned_models(models), made, runtime=runtime)
+    compute = runtime.precision.compute
+    whole = plan_run(planned_models(models), made, runtime.resources(), compute=compute)
+    between = None if whole.memory is None else whole.memory.between
     models.text.check()
+    order = _reading_order(models, made) if runtime.reads_ahead else None
+    runtime = replace(runtime, order=order)
 
     def frames() -> Iterator[Tensor]:
         prompt = _encode_prompt(models, settings, runtime)
@@ -131,13 +138,34 @@ def generate(
         if clip is None:
             clip = _motion(models, picture, prompt, settings, made, runtime)
             keep.motion(clip)
-        reference = _reference(models, picture, clip, made, runtime)
-        latent = _refine(models, reference, prompt, settings, made, runtime)
+        latent = _reference(models, picture, clip, made, runtime)
+        del clip
+        refining = _refine(models, latent, prompt, settings, made, runtime)
+        if between is not None:
+            yield from _decode_between(models, latent, refining, between, keep, runtime)
+            return
+        deque(refining, maxlen=0)
         keep.latent(latent)
-        del clip, reference
         yield from _decode(models, latent, runtime)
 
-    return _without_gradients(frames())
+    return _without_gradients(_stopping(frames(), order))
+
+
+def _reading_order(models: ModelSet, made: GenerationPlan) -> ReadingOrder:
+    """List whose files are wanted when."""
+    low = models.motion_low
+    motion = () if made.has_motion else (models.motion_vae, models.motion_high, low)
+    slots = (models.text, *motion, models.detail_vae, models.detail)
+    return ReadingOrder(slot.files for slot in slots if slot is not None)
+
+
+def _stopping(frames: Iterator[Tensor], order: ReadingOrder | None) -> Iterator[Tensor]:
+    """Read nothing ahead any more when a run has ended, however it did."""
+    try:
+        yield from frames
+    finally:
+        if order is not None:
+            order.stop()
 
 
 def _encode_prompt(
@@ -176,13 +204,13 @@ def _reference(
 
 def _refine(
     models: ModelSet,
-    reference: Tensor,
+    latent: Tensor,
     prompt: PromptEmbeddings,
     settings: GenerationSettings,
     made: GenerationPlan,
     runtime: Runtime,
-) -> Tensor:
-    """Load Stage II's DiT, and sample."""
+) -> Iterator[Segment]:
+    """Load Stage II's DiT, and sample the segments as they are asked for, into the reference."""
     dit = runtime.load_dit(models.detail, made.detail_step)
     how = RefineSettings(
         plan=made.segments,
@@ -192,9 +220,35 @@ def _refine(
         reference_strength=settings.reference_strength,
     )
     keys = read_prompt(dit, prompt, settings.detail_recipe)
-    latent = refine(dit, reference, keys, how, runtime=runtime)
+    yield from refine_segments(dit, latent, keys, how, runtime=runtime)
     runtime.let_go(models.detail, dit)
-    return latent
+
+
+def _decode_between(
+    models: ModelSet,
+    latent: Tensor,
+    refining: Iterator[Segment],
+    banding: Banding,
+    keep: Keep,
+    runtime: Runtime,
+) -> Iterator[Tensor]:
+    """Decode each segment as soon as it is finished, beside the DiT that samples the next one."""
+    finished = 1  # the anchor
+
+    def arrive(index: int) -> None:
+        nonlocal finished
+        while finished <= index:
+            segment = next(refining)
+            finished = segment.targets[-1] + 1
+            if finished == latent.shape[2]:
+                deque(refining, maxlen=0)  # lets go of the DiT
+                keep.latent(latent)
+
+    arrive(1)  # so that the DiT is there, and has its memory, before the VAE
+    vae = runtime.load(models.detail_vae)
+    yield from decode_clip(
+        vae, latent, phase=Phase.DECODE, runtime=runtime, banding=banding, arrive=arrive
+    )
 
 
 def decode(

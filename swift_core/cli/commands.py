@@ -10,8 +10,8 @@ import torch
 from ..errors import CheckpointError, SwiftError
 from ..files import reserved
 from ..pipeline import decode
-from ..stages.memory import plan_memory
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
+from ..stages.run_plan import plan_run
 from ..weights.detect import detect
 from ..weights.headers import shown
 from ..weights.latents import is_saved_latent, load_latent, read_latent_notes
@@ -21,7 +21,7 @@ from ..weights.shards import read_model_header
 from .loras import describe_loras, fit_published, loras_as_data, open_loras
 from .reporting import Bars
 from .settings import (
-    budget_nbytes,
+    card_resources,
     choose_runtime,
     open_models,
     output_shape,
@@ -69,13 +69,9 @@ def run_plan(options: argparse.Namespace) -> int:
         motion_recipe=recipe(options, motion, prefix="motion_"),
         detail_recipe=recipe(options, detail, prefix=""),
     )
-    data: dict[str, Any] = {**made.as_data(), "loras": loras_as_data(loras)}
-    words = f"{made.describe()}{describe_loras(loras)}"
-    budget = budget_nbytes(options.memory)
-    if budget is not None:
-        memory = plan_memory(models, made, budget_nbytes=budget, compute=torch.bfloat16)
-        data["memory"] = memory.as_data()
-        words = f"{words}\n{memory.describe()}"
+    whole = plan_run(models, made, card_resources(options.memory), compute=torch.bfloat16)
+    data: dict[str, Any] = {**whole.as_data(), "loras": loras_as_data(loras)}
+    words = f"{whole.describe()}{describe_loras(loras)}"
     say(json.dumps(data, indent=2) if options.json else words)
     return 0
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tqdm import tqdm
 
@@ -21,13 +22,15 @@ except ImportError:  # Windows
 
 
 class Bars:
-    """Show a bar for each phase; also a stopwatch, because both listen to the same events."""
+    """Show a bar for each phase; also a stopwatch, because both listen to the same events.
+
+    Two phases may take turns: then both bars are there.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._quiet = quiet
-        self._bar: tqdm[Any] | None = None
-        self._phase: Phase | None = None
+        self._open: dict[Phase, tqdm[Any]] = {}
         self._last = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
@@ -35,26 +38,29 @@ class Bars:
         now = time.perf_counter()
         self.seconds[progress.phase.value] += now - self._last
         self._last = now
-        if progress.phase is not self._phase:
-            self.close()
-            self._phase = progress.phase
-            self._bar = tqdm(
+        bar = self._open.get(progress.phase)
+        if bar is None:
+            bar = self._open[progress.phase] = tqdm(
                 total=progress.steps * progress.segments,
                 desc=progress.phase.value,
                 disable=self._quiet or sys.stderr is None,
                 file=sys.stderr,
+                position=len(self._open),
+                leave=True,
             )
-        if self._bar is not None:
-            if progress.segments > 1:
-                where = f"segment {progress.segment} of 0-{progress.segments - 1}"
-                self._bar.set_postfix_str(f"{where}, step {progress.step}/{progress.steps}", False)
-            self._bar.update()
+        if progress.segments > 1:
+            where = f"segment {progress.segment} of 0-{progress.segments - 1}"
+            bar.set_postfix_str(f"{where}, step {progress.step}/{progress.steps}", False)
+        bar.update()
+        if progress.step == progress.steps and progress.segment == progress.segments - 1:
+            bar.close()
+            del self._open[progress.phase]
 
     def close(self) -> None:
-        """Leave the bar as it stands and end its line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Leave the bars as they stand and end their lines."""
+        while self._open:
+            _, bar = self._open.popitem()
+            bar.close()
 
     def __enter__(self) -> "Bars":
         return self
@@ -76,10 +82,12 @@ def machine() -> dict[str, Any]:
 
 def peak_memory() -> dict[str, int | None]:
     """Give the most memory this process has held, in bytes; None where it cannot be known."""
-    host = None
     if resource is not None:
         scale = 1 if sys.platform == "darwin" else 1024
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    else:
+        # Only Windows gives the most; psutil knows it there.
+        host = getattr(psutil.Process().memory_info(), "peak_wset", None)
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {"host_nbytes": host, "device_nbytes": device}
 

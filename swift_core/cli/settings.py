@@ -1,7 +1,6 @@
 """From words of the command line to checked values of the core."""
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,15 @@ from ..errors import BudgetError, CheckpointError, DeviceError, OutputError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
+from ..memory.host import free_host_nbytes, host_nbytes
 from ..model.attention_backends import AttentionChoice, choose_attention
 from ..model.scaled import check_products
 from ..precision import BF16, FP32
 from ..progress import Observer
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
+from ..stages.run_plan import Resources
 from ..stages.runtime import Runtime
+from ..stages.speed import measure_speed
 from ..weights.bundled import open_bundled_set
 from ..weights.model_set import ModelSet, open_model_set
 
@@ -95,7 +97,10 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         BudgetError: if a stage, or the VAEs, are given no memory.
     """
     device = options.device
-    budget, vae_room = budget_nbytes(options.memory), _nbytes("--vae-memory", options.vae_memory)
+    budget, vae_room = (
+        _nbytes("--memory", options.memory),
+        _nbytes("--vae-memory", options.vae_memory),
+    )
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")
@@ -109,18 +114,29 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         observe=observe,
         free_nbytes=_asked(vae_room, on_cuda=on_cuda and budget is None),
         budget_nbytes=_asked(budget, on_cuda=on_cuda),
-        pinned_nbytes=_pinned_nbytes() if on_cuda else 0,
+        pinned_nbytes=host_nbytes() // 4 if on_cuda else 0,
+        reads_ahead=on_cuda,
         attention=choose_attention(AttentionChoice(options.attention), where),
     )
 
 
-def budget_nbytes(gigabytes: float | None) -> int | None:
-    """Read ``--memory``.
+def card_resources(gigabytes: float | None) -> Resources:
+    """Tell what a run may use here, for a plan: of the card that is there, or of an assumed one.
+
+    Args:
+        gigabytes: ``--memory``.
 
     Raises:
         BudgetError: if it is none.
     """
-    return _nbytes("--memory", gigabytes)
+    budget = _nbytes("--memory", gigabytes)
+    if not torch.cuda.is_available():
+        return Resources(device_nbytes=budget, host_nbytes=free_host_nbytes())
+    return Resources(
+        device_nbytes=_free_on_card() if budget is None else budget,
+        host_nbytes=free_host_nbytes(),
+        speed=measure_speed(torch.device("cuda"), dtype=torch.bfloat16),
+    )
 
 
 def _nbytes(option: str, gigabytes: float | None) -> int | None:
@@ -136,14 +152,6 @@ def _asked(nbytes: int | None, *, on_cuda: bool) -> Callable[[], int] | None:
     if nbytes is not None:
         return lambda: nbytes
     return _free_on_card if on_cuda else None
-
-
-def _pinned_nbytes() -> int:
-    """Tell how much host memory may be locked: a quarter of what there is, where that is known."""
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:  # Windows
-        return 8 * 10**9
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def _free_on_card() -> int:

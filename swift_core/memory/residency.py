@@ -88,8 +88,11 @@ def fit_residency(
         if keeping(resident).device_nbytes <= budget_nbytes:
             return keeping(resident)
     least = keeping(0).device_nbytes
+    room = budget_nbytes - (least - working_nbytes)
     raise BudgetError(
         f"the DiT takes at least {least / 1e9:.1f} GB with all of its blocks streamed "
         f"({working_nbytes / 1e9:.1f} GB of it for one step), {budget_nbytes / 1e9:.1f} GB are "
-        "free: choose a smaller video or shorter segments, or free memory."
+        "free",
+        share=max(0.0, room / working_nbytes) if working_nbytes else 0.0,
+        least_nbytes=least,
     )

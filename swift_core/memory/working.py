@@ -23,11 +23,13 @@ class Step:
         prompts: how many are held as keys and values: 2 with guidance.
         remembered_frames: latent frames whose keys and values are held for all steps, for each
             prompt: the conditions of read-only interaction.
+        passes: how often the run goes through the DiT's blocks, this step and all others.
     """
 
     window: LatentShape
     prompts: int = 1
     remembered_frames: int = 0
+    passes: int = 1
 
     def nbytes(self, config: DiTConfig, *, compute: torch.dtype) -> int:
         """Tell the most bytes that are alive in the step, beside weights.

@@ -1,49 +1,39 @@
 """What a run takes of a device's memory, stage by stage, before a weight is read.
 
 Stages take turns, so the largest of them counts. Each is fitted for itself: a DiT keeps as many
-blocks resident as there is room for, a VAE runs in as few bands as fit.
+blocks resident as there is room for, a VAE runs in as few bands as fit. Where Stage II's VAE fits
+beside its DiT, finished segments are decoded while later ones still have to be sampled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ..errors import BudgetError
 from ..geometry import PixelShape
-from ..memory.residency import Residency, fit_residency
-from ..memory.working import Step
-from ..model.config import DiTConfig
-from ..model.work import block_parameters, dit_parameters
-from ..vae.bands import WHOLE
-from ..vae.config import VAEConfig
-from ..vae.memory import VaePlan, decode_peak, plan_decode, plan_encode
-from .plan import GenerationPlan
-from .runtime import Runtime
+from ..memory.residency import Residency
+from ..vae.bands import Banding
+from .fit import Fit, Fitted, FittedDiT, FittedVAE, StageMemory, in_gb
+from .plan import GenerationPlan, size_multiple
 from .work import PlannedModels
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageMemory:
-    """One stage's share.
+class MemoryPlan:
+    """What a run takes, by stage in order.
 
     Attributes:
-        words: how it will run.
-        device_nbytes: the most that is on the device.
-        host_nbytes: in host memory beside the device: weights as they are mapped, parked state.
+        budget_nbytes: what it was fitted into.
+        stages: each by its name.
+        between: how finished segments are decoded while later ones wait; None: afterwards.
     """
-
-    words: str
-    device_nbytes: int
-    host_nbytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """What a run takes, by stage in order."""
 
     budget_nbytes: int
     stages: Mapping[str, StageMemory]
+    between: Banding | None = None
 
     @property
     def device_nbytes(self) -> int:
@@ -52,7 +42,7 @@ class MemoryPlan:
 
     @property
     def host_nbytes(self) -> int:
-        """The most that a stage holds in host memory; mapped weights can be dropped and reread."""
+        """The most that a stage keeps in host memory."""
         return max(stage.host_nbytes for stage in self.stages.values())
 
     def as_data(self) -> dict[str, Any]:
@@ -61,11 +51,13 @@ class MemoryPlan:
             "budget_nbytes": self.budget_nbytes,
             "device_nbytes": self.device_nbytes,
             "host_nbytes": self.host_nbytes,
+            "decodes_between_segments": self.between is not None,
             "stages": {
                 name: {
                     "how": stage.words,
                     "device_nbytes": stage.device_nbytes,
                     "host_nbytes": stage.host_nbytes,
+                    "copied_nbytes": stage.copied_nbytes,
                 }
                 for name, stage in self.stages.items()
             },
@@ -74,11 +66,11 @@ class MemoryPlan:
     def describe(self) -> str:
         """Say it in words, a line for each stage."""
         lines = [
-            f"memory    {_gb(self.device_nbytes)} of {_gb(self.budget_nbytes)} on the device, "
-            f"{_gb(self.host_nbytes)} in host memory"
+            f"memory    {in_gb(self.device_nbytes)} of {in_gb(self.budget_nbytes)} on the device, "
+            f"{in_gb(self.host_nbytes)} in host memory"
         ]
         lines += [
-            f"          {_gb(stage.device_nbytes):>8}  {name}: {stage.words}"
+            f"          {in_gb(stage.device_nbytes):>8}  {name}: {stage.words}"
             for name, stage in self.stages.items()
         ]
         return "\n".join(lines)
@@ -100,95 +92,85 @@ def plan_memory(
         vae_nbytes: for a VAE beside its weights; None: what the budget leaves.
 
     Raises:
-        BudgetError: if a stage does not fit, saying what would.
+        BudgetError: if a stage does not fit, saying which change would make it fit.
     """
-    stages: dict[str, StageMemory] = {}
-    fit = _Fit(budget_nbytes, compute, vae_nbytes)
+    fit = Fit(budget_nbytes, compute, vae_nbytes)
+    wanted: dict[str, Callable[[], Fitted]] = {
+        "reference": lambda: fit.encode(models.detail_vae, made.output),
+        "refine": lambda: fit.dit(models.detail, made.detail_step, models.detail_packed_nbytes),
+        "decode": lambda: fit.decode(models.detail_vae, made.output),
+    }
     if not made.has_motion:
         packed = models.motion_packed_nbytes
-        stages["motion"] = fit.dit(models.motion, made.motion_step, packed)
-        stages["motion: decode"] = fit.decode(models.motion_vae, made.motion)
-    stages["reference: encode"] = fit.encode(models.detail_vae, made.output)
-    stages["refine"] = fit.dit(models.detail, made.detail_step, models.detail_packed_nbytes)
-    stages["decode"] = fit.decode(models.detail_vae, made.output)
-    return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages)
+        wanted = {
+            "motion": lambda: fit.dit(models.motion, made.motion_step, packed),
+            "motion: decode": lambda: fit.decode(models.motion_vae, made.motion),
+            **wanted,
+        }
+    fitted: dict[str, Fitted] = {}
+    refused: dict[str, BudgetError] = {}
+    for name, attempt in wanted.items():
+        try:
+            fitted[name] = attempt()
+        except BudgetError as error:
+            refused[name] = error
+    if refused:
+        raise _with_ways_out(refused, made, multiple=size_multiple(models))
+    stages = {name: one.stage for name, one in fitted.items()}
+    refining, decoding = fitted["refine"], fitted["decode"]
+    assert isinstance(refining, FittedDiT)
+    assert isinstance(decoding, FittedVAE)
+    together = _together(refining.residency, decoding)
+    if refining.residency.streamed or together > budget_nbytes:
+        return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages)
+    words = f"{decoding.stage.words}, each segment as soon as it is finished"
+    stages["refine"] = replace(refining.stage, device_nbytes=together)
+    stages["decode"] = replace(decoding.stage, device_nbytes=together, words=words)
+    return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages, between=decoding.plan.banding)
 
 
-def check_memory(models: PlannedModels, made: GenerationPlan, *, runtime: Runtime) -> None:
-    """Refuse a run that does not fit into the memory there is, before anything is loaded.
-
-    Raises:
-        BudgetError: if a stage does not fit, saying what would.
-    """
-    compute = runtime.precision.compute
-    room = None if runtime.free_nbytes is None else runtime.free_nbytes()
-    if runtime.budget_nbytes is not None:
-        budget = runtime.budget_nbytes()
-        plan_memory(models, made, budget_nbytes=budget, compute=compute, vae_nbytes=room)
-    elif room is not None:
-        config = models.detail_vae
-        plan_encode(config, made.output, compute=compute, budget_nbytes=room)
-        plan_decode(config, made.output, compute=compute, budget_nbytes=room)
+def _together(residency: Residency, decoding: FittedVAE) -> int:
+    """Tell what a DiT and a VAE take that work in turns, with all weights there."""
+    peak = decoding.plan.peak
+    weights = residency.device_nbytes - residency.working_nbytes + peak.weights_nbytes
+    sampling = residency.working_nbytes + decoding.state_nbytes
+    return weights + max(sampling, peak.working_nbytes)
 
 
-def dit_nbytes(
-    config: DiTConfig, *, compute: torch.dtype, packed_nbytes: int | None = None
-) -> tuple[int, int]:
-    """Give the bytes of one block's weights, and of all weights outside the blocks."""
-    total = packed_nbytes or compute.itemsize * dit_parameters(config)
-    block = total * block_parameters(config) // dit_parameters(config)
-    return block, total - config.layers * block
-
-
-@dataclass(frozen=True)
-class _Fit:
-    budget_nbytes: int
-    compute: torch.dtype
-    vae_nbytes: int | None
-
-    def dit(self, config: DiTConfig, step: Step, packed_nbytes: int | None) -> StageMemory:
-        block, fixed = dit_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
-        made: Residency = fit_residency(
-            blocks=config.layers,
-            block_nbytes=block,
-            fixed_nbytes=fixed,
-            working_nbytes=step.nbytes(config, compute=self.compute),
-            budget_nbytes=self.budget_nbytes,
-        )
-        return StageMemory(
-            words=made.words,
-            device_nbytes=made.device_nbytes,
-            host_nbytes=fixed + config.layers * block,
-        )
-
-    def encode(self, config: VAEConfig, shape: PixelShape) -> StageMemory:
-        room = self._beside_weights(config, shape)
-        return _vae(plan_encode(config, shape, compute=self.compute, budget_nbytes=room))
-
-    def decode(self, config: VAEConfig, shape: PixelShape) -> StageMemory:
-        room = self._beside_weights(config, shape)
-        return _vae(plan_decode(config, shape, compute=self.compute, budget_nbytes=room))
-
-    def _beside_weights(self, config: VAEConfig, shape: PixelShape) -> int:
-        if self.vae_nbytes is not None:
-            return self.vae_nbytes
-        whole = decode_peak(config, shape.height, shape.width, self.compute, WHOLE)
-        return self.budget_nbytes - whole.weights_nbytes
-
-
-def _vae(made: VaePlan) -> StageMemory:
-    banding = made.banding
-    parked = made.peak.state_nbytes if banding.parks else 0
-    words = "whole frames"
-    if not banding.is_whole:
-        words = f"{banding.bands} bands over {banding.levels} levels"
-        words += f", {_gb(parked)} of state parked in host memory" if banding.parks else ""
-    return StageMemory(
-        words=words,
-        device_nbytes=made.peak.nbytes,
-        host_nbytes=made.peak.weights_nbytes + parked,
+def _with_ways_out(
+    refused: Mapping[str, BudgetError], made: GenerationPlan, *, multiple: int
+) -> BudgetError:
+    """Say what did not fit first, and which changes would make everything fit."""
+    stage, first = next(iter(refused.items()))
+    share = min(error.share for error in refused.values())
+    least = max(error.least_nbytes for error in refused.values())
+    ways: list[str] = []
+    shorter = _shorter_segments(made, share) if set(refused) == {"refine"} else 0
+    if shorter:
+        ways.append(f"in segments of {shorter} latent frame{'s' if shorter > 1 else ''}")
+    smaller = _smaller(made.output, share, multiple=multiple)
+    if smaller is not None:
+        ways.append(f"as {smaller.width}x{smaller.height}")
+    ways.append(f"with {least / 1e9:.1f} GB")
+    return BudgetError(
+        f"{stage}: {first}. It would fit {', or '.join(ways)}.",
+        share=share,
+        least_nbytes=least,
     )
 
 
-def _gb(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB"
+def _shorter_segments(made: GenerationPlan, share: float) -> int:
+    """Tell with how many targets a window would be small enough; 0 if with none."""
+    settings = made.segments.settings
+    conditions = 1 + settings.neighbors + settings.right_neighbors
+    fits = int(share * made.segments.largest) - conditions
+    return max(0, min(settings.segment_length - 1, fits))
+
+
+def _smaller(output: PixelShape, share: float, *, multiple: int) -> PixelShape | None:
+    """Give the largest video of about that shape and a share of the area; None if there is none."""
+    scale = math.sqrt(min(share, 1.0))
+    sides = [int(scale * side / multiple) * multiple for side in (output.height, output.width)]
+    if not all(sides):
+        return None
+    return replace(output, height=sides[0], width=sides[1])

@@ -53,9 +53,6 @@ PUBLISHED_MODELS = PlannedModels(
 BYTES_PER_PARAMETER = 2
 """Of bf16 and fp16, in which models are held unless a user asks for less."""
 
-SUSTAINED_FLOPS = 1e14
-"""The rate that times are told for: near what an RTX 4090 sustains in bf16."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationPlan:
@@ -101,6 +98,13 @@ class GenerationPlan:
     def flops(self) -> int:
         """Arithmetic of the whole run."""
         return sum(stage.flops for stage in self.work)
+
+    @property
+    def latent_nbytes(self) -> int:
+        """Bytes of the video's latent, in fp32."""
+        latent = self.latent
+        values = latent.channels * latent.latent_frames * latent.height * latent.width
+        return 4 * values
 
     def as_data(self) -> dict[str, Any]:
         """Give the plan as plain data, for JSON."""
@@ -155,9 +159,6 @@ class GenerationPlan:
             f"weights   {'' if self.has_motion else expert}"
             f"{_engineering(self.detail_nbytes).strip()}B Stage II, in 16 bits; one at a time"
         )
-        seconds = self.flops / SUSTAINED_FLOPS
-        short = f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-        lines.append(f"time      {short} at 100 TFLOP/s")
         return "\n".join(lines)
 
 
@@ -204,13 +205,17 @@ def plan_generation(
         tokens_per_frame=latent.tokens_per_frame(models.detail.patch),
         work=(
             *stage_one,
-            StageWork(stage="reference: encode", flops=detail_vae_work.encode_flops),
+            StageWork(stage="reference", flops=detail_vae_work.encode_flops),
             StageWork(
                 stage="refine", flops=refine_flops(models.detail, latent, plan, detail_recipe)
             ),
             StageWork(stage="decode", flops=detail_vae_work.decode_flops),
         ),
-        motion_step=Step(window=motion_latent, prompts=motion_recipe.prompts),
+        motion_step=Step(
+            window=motion_latent,
+            prompts=motion_recipe.prompts,
+            passes=motion_recipe.prompts * (motion_recipe.steps + 1),
+        ),
         detail_step=_detail_step(latent, plan, detail_recipe),
         motion_nbytes=0 if has_motion else BYTES_PER_PARAMETER * dit_parameters(models.motion),
         detail_nbytes=BYTES_PER_PARAMETER * dit_parameters(models.detail),
@@ -225,13 +230,15 @@ def size_multiple(models: PlannedModels) -> int:
 
 
 def _detail_step(latent: LatentShape, plan: SegmentPlan, recipe: Recipe) -> Step:
-    """Give Stage II's largest step."""
+    """Give Stage II's largest step; the prompt is read once more than it is used."""
     reads_only = plan.settings.interaction is Interaction.READ_ONLY
+    calls = recipe.steps + (1 if reads_only else 0)
     conditions = max(len(s.latent_frames) - len(s.targets) for s in plan.segments)
     return Step(
         window=replace(latent, latent_frames=plan.largest),
         prompts=recipe.prompts,
         remembered_frames=conditions if reads_only else 0,
+        passes=recipe.prompts * (len(plan.segments) * calls + 1),
     )
 
 

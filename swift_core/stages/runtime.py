@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..memory.host import free_host_nbytes
+from ..memory.read_ahead import ReadingOrder
 from ..memory.residency import fit_residency
 from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
 from ..memory.working import Step
@@ -18,6 +20,7 @@ from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
 from ..weights.model_set import Slot
+from .run_plan import Resources
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Runtime:
         pinned_nbytes: of host memory that streaming may lock.
         streamed: told the name of each DiT that was let go and what streaming its blocks took.
         attention: what computes the self-attention of DiTs; None is PyTorch's own.
+        reads_ahead: whether the next model's files are read while one computes.
+        order: keeps the files of one model ahead; made for a run.
     """
 
     device: torch.device
@@ -55,11 +60,23 @@ class Runtime:
     pinned_nbytes: int = 0
     streamed: Callable[[str, StreamReport], None] = log_streamed
     attention: FastAttention | None = None
+    reads_ahead: bool = False
+    order: ReadingOrder | None = None
+
+    def resources(self) -> Resources:
+        """Tell what a run may use now."""
+        budget, room = self.budget_nbytes, self.free_nbytes
+        return Resources(
+            device_nbytes=None if budget is None else budget(),
+            vae_nbytes=None if room is None else room(),
+            host_nbytes=free_host_nbytes(),
+        )
 
     def load(self, slot: Slot[ConfigT, ModuleT]) -> ModuleT:
         """Load a model of a set onto the device; it is gone when the caller lets go of it."""
         model = slot.load(self.precision).to(self.device)
         use_attention(model, self.attention)
+        self._loaded(slot)
         return model
 
     def load_dit(self, slot: Slot[DiTConfig, WanDiT], step: Step) -> WanDiT:
@@ -85,6 +102,7 @@ class Runtime:
         )
         _log.info("%s: %s", slot.source, residency.describe())
         stream_blocks(dit, residency, device=self.device, pinned_nbytes=self.pinned_nbytes)
+        self._loaded(slot)
         return dit
 
     def let_go(self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT) -> None:
@@ -93,6 +111,10 @@ class Runtime:
             report = dit.stream.report()
             if report.copied_nbytes:
                 self.streamed(slot.source, report)
+
+    def _loaded(self, slot: Slot[ConfigT, ModuleT]) -> None:
+        if self.order is not None:
+            self.order.loaded(slot.files)
 
     def place(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Bring a tensor to the device, in the compute format."""

@@ -6,7 +6,7 @@ those alive gives the peak. What a convolution library takes for itself comes on
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -20,6 +20,8 @@ from .causal import TailCache
 from .config import VAEConfig
 
 MOST_BANDS = 16
+_STEP = 64  # sides that every VAE and DiT can have
+_TRIES, _LESS = 8, 0.85
 _CHUNKS = 3
 """The first chunk is short, the second makes the state whole, from the third on nothing changes."""
 
@@ -86,17 +88,43 @@ def _fit(
     compute: torch.dtype,
     budget_nbytes: int,
 ) -> VaePlan:
-    least: VaePeak | None = None
+    def peak(banding: Banding, height: int = shape.height, width: int = shape.width) -> VaePeak:
+        return peak_of(config, height, width, compute, banding)
+
+    whole = peak(WHOLE)
+    if whole.working_nbytes <= budget_nbytes:
+        return VaePlan(banding=WHOLE, peak=whole)
+    finest = min(_finest(len(config.dim_mult)), key=lambda banding: peak(banding).working_nbytes)
+    if peak(finest).working_nbytes > budget_nbytes:
+        raise _refusal(what, shape, partial(peak, finest), budget_nbytes)
     for banding in _bandings(len(config.dim_mult)):
-        peak = peak_of(config, shape.height, shape.width, compute, banding)
-        if peak.working_nbytes <= budget_nbytes:
-            return VaePlan(banding=banding, peak=peak)
-        if least is None or peak.nbytes < least.nbytes:
-            least = peak
-    assert least is not None, "whole frames are always tried"
-    raise BudgetError(
+        if peak(banding).working_nbytes <= budget_nbytes:
+            return VaePlan(banding=banding, peak=peak(banding))
+    return VaePlan(banding=finest, peak=peak(finest))
+
+
+def _refusal(
+    what: str, shape: PixelShape, peak: Callable[..., VaePeak], budget_nbytes: int
+) -> BudgetError:
+    """Say what the finest bands take, and find out for how large a picture they would do."""
+    least = peak()
+    share = max(0, budget_nbytes) / least.working_nbytes
+    for _ in range(_TRIES):
+        scale = share**0.5
+        sides = [int(scale * side / _STEP) * _STEP for side in (shape.height, shape.width)]
+        if not all(sides):
+            share = 0.0
+        elif peak(*sides).working_nbytes > budget_nbytes:
+            share *= _LESS  # halos do not become smaller with the picture
+            continue
+        break
+    else:
+        share = 0.0
+    return BudgetError(
         f"{what} {shape.width}x{shape.height} takes at least {least.working_nbytes / 1e9:.1f} GB, "
-        f"{budget_nbytes / 1e9:.1f} GB are free: choose a smaller video, or free memory."
+        f"{budget_nbytes / 1e9:.1f} GB are free beside the weights",
+        share=share,
+        least_nbytes=least.nbytes,
     )
 
 
@@ -106,13 +134,18 @@ def _bandings(levels: int) -> Iterator[Banding]:
     Each is tried by a run without numbers, which takes a second or so: those that take no less
     memory than a cheaper one of the list are left out.
     """
-    yield WHOLE
     for bands in (2, 4) if levels > 1 else ():
         yield Banding(levels=2, bands=bands)
     for bands in (2, 4, 8, MOST_BANDS):
         for cut in (2, 3):
             if cut <= levels:
                 yield Banding(levels=cut, bands=bands, parks=True)
+
+
+def _finest(levels: int) -> Iterator[Banding]:
+    """Give the bands of which one takes least."""
+    for cut in (2, 3):
+        yield Banding(levels=min(cut, levels), bands=MOST_BANDS, parks=True)
 
 
 def finer(banding: Banding, config: VAEConfig) -> Banding | None:

@@ -114,6 +114,11 @@ class Header:
     nbytes: int
     files: int = 1
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """List the files that the tensors are in."""
+        return tuple(sorted({entry.path for entry in self.tensors.values()}))
+
 
 def shown(text: str) -> str:
     """Make a string from a file fit for a message: short, and without control characters."""

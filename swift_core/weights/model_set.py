@@ -54,6 +54,7 @@ class Slot(Generic[ConfigT, ModuleT]):
         load: makes the model; whoever calls it holds the only one.
         check: refuses what would be in the way of loading beside the weights, at little cost.
         packed_nbytes: of the weights, where they stay packed in 8 bits; None where they do not.
+        files: that its weights are read from.
     """
 
     config: ConfigT
@@ -61,6 +62,7 @@ class Slot(Generic[ConfigT, ModuleT]):
     load: Callable[[Precision], ModuleT]
     check: Callable[[], None] = nothing_in_the_way
     packed_nbytes: int | None = None
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +247,7 @@ def _text(checkpoint: Checkpoint, tokenizer: Path | None) -> Slot[TextConfig, Te
             config=_config("text", checkpoint, UMT5Config),
             source=source,
             load=lambda precision: build_umt5(checkpoint, tokenizer, precision=precision),
+            files=checkpoint.header.paths,
             check=lambda: check_umt5(checkpoint, tokenizer),
         )
     words = _config("text", checkpoint, WordConfig)
@@ -265,6 +268,7 @@ def _dit(slot: str, checkpoint: Checkpoint) -> Slot[DiTConfig, WanDiT]:
         config=_config(slot, checkpoint, DiTConfig),
         source=str(checkpoint.path),
         load=lambda precision: build_dit(checkpoint, precision=precision),
+        files=checkpoint.header.paths,
         packed_nbytes=checkpoint.nbytes if checkpoint.stays_packed else None,
     )
 
@@ -274,6 +278,7 @@ def _vae(slot: str, checkpoint: Checkpoint) -> Slot[VAEConfig, WanVAE]:
         config=_config(slot, checkpoint, VAEConfig),
         source=str(checkpoint.path),
         load=lambda precision: build_vae(checkpoint, precision=precision),
+        files=checkpoint.header.paths,
     )
 
 

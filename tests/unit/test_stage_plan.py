@@ -39,7 +39,7 @@ def test_the_paper_s_run():
     # Six segments see 5 frames, the first one 4.
     assert done["refine"] == pytest.approx(4 * (6 * 0.2733 + 0.2005), rel=0.015)
     assert done["decode"] == pytest.approx(5.403, rel=0.005)
-    assert done["reference: encode"] == pytest.approx(1.034, rel=0.005)
+    assert done["reference"] == pytest.approx(1.034, rel=0.005)
     assert sum(done.values()) == pytest.approx(17.26, rel=0.025)
 
 
@@ -57,7 +57,7 @@ def test_guidance_doubles_the_work_and_read_only_saves_some():
 
 
 def test_a_motion_clip_of_ones_own_leaves_stage_one_out():
-    assert set(work(plan(has_motion=True))) == {"reference: encode", "refine", "decode"}
+    assert set(work(plan(has_motion=True))) == {"reference", "refine", "decode"}
 
 
 def test_one_model_for_both_stages_needs_sides_that_fit_it_at_a_quarter():
@@ -95,5 +95,4 @@ def test_as_data_and_in_words():
     assert "6: samples 19-20, sees 0, 17-18" in words
     assert "16.9 PFLOP" in words
     assert "28.6 GB Stage I (each expert), 10 GB Stage II" in words
-    assert "time      169 s at 100 TFLOP/s" in words
     assert data["weights_nbytes"]["detail"] == pytest.approx(10.0e9, rel=0.005)

@@ -1,0 +1,140 @@
+"""One stage of a run, fitted into a device's memory, before a weight is read."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..geometry import PixelShape
+from ..memory.residency import Residency, fit_residency
+from ..memory.working import Step
+from ..model.config import DiTConfig
+from ..model.work import block_parameters, dit_parameters
+from ..vae.bands import WHOLE
+from ..vae.config import VAEConfig
+from ..vae.memory import VaePlan, decode_peak, plan_decode, plan_encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMemory:
+    """One stage's share.
+
+    Attributes:
+        words: how it will run.
+        device_nbytes: the most that is on the device.
+        host_nbytes: that stay in host memory: blocks that are streamed, parked state. Weights that
+            are brought to the device once only pass through.
+        copied_nbytes: what streaming takes to the device in all.
+    """
+
+    words: str
+    device_nbytes: int
+    host_nbytes: int
+    copied_nbytes: int = 0
+
+
+def dit_nbytes(
+    config: DiTConfig, *, compute: torch.dtype, packed_nbytes: int | None = None
+) -> tuple[int, int]:
+    """Give the bytes of one block's weights, and of all weights outside the blocks."""
+    total = packed_nbytes or compute.itemsize * dit_parameters(config)
+    block = total * block_parameters(config) // dit_parameters(config)
+    return block, total - config.layers * block
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A stage that fits."""
+
+    stage: StageMemory
+
+
+@dataclass(frozen=True)
+class FittedDiT(Fitted):
+    """A DiT's stage."""
+
+    residency: Residency
+
+
+@dataclass(frozen=True)
+class FittedVAE(Fitted):
+    """A VAE's stage."""
+
+    plan: VaePlan
+
+    @property
+    def state_nbytes(self) -> int:
+        """Tell what stays on the device between chunks."""
+        return 0 if self.plan.banding.parks else self.plan.peak.state_nbytes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit single stages into a device's memory.
+
+    Attributes:
+        budget_nbytes: for one stage with all of its weights.
+        compute: number format of weights that are not packed, and of all work.
+        vae_nbytes: for a VAE beside its weights; None: what the budget leaves.
+    """
+
+    budget_nbytes: int
+    compute: torch.dtype
+    vae_nbytes: int | None
+
+    def dit(self, config: DiTConfig, step: Step, packed_nbytes: int | None) -> FittedDiT:
+        """Fit a DiT.
+
+        Raises:
+            BudgetError: if it does not fit; so do the others.
+        """
+        block, fixed = dit_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
+        made: Residency = fit_residency(
+            blocks=config.layers,
+            block_nbytes=block,
+            fixed_nbytes=fixed,
+            working_nbytes=step.nbytes(config, compute=self.compute),
+            budget_nbytes=self.budget_nbytes,
+        )
+        stage = StageMemory(
+            words=made.words,
+            device_nbytes=made.device_nbytes,
+            host_nbytes=made.streamed_nbytes,
+            copied_nbytes=step.passes * made.streamed_nbytes,
+        )
+        return FittedDiT(stage, made)
+
+    def encode(self, config: VAEConfig, shape: PixelShape) -> FittedVAE:
+        """Fit the encode of a clip."""
+        room = self._beside_weights(config, shape)
+        return _vae(plan_encode(config, shape, compute=self.compute, budget_nbytes=room))
+
+    def decode(self, config: VAEConfig, shape: PixelShape) -> FittedVAE:
+        """Fit the decode of a clip."""
+        room = self._beside_weights(config, shape)
+        return _vae(plan_decode(config, shape, compute=self.compute, budget_nbytes=room))
+
+    def _beside_weights(self, config: VAEConfig, shape: PixelShape) -> int:
+        if self.vae_nbytes is not None:
+            return self.vae_nbytes
+        whole = decode_peak(config, shape.height, shape.width, self.compute, WHOLE)
+        return self.budget_nbytes - whole.weights_nbytes
+
+
+def _vae(made: VaePlan) -> FittedVAE:
+    banding = made.banding
+    parked = made.peak.state_nbytes if banding.parks else 0
+    words = "whole frames"
+    if not banding.is_whole:
+        words = f"{banding.bands} bands over {banding.levels} levels"
+        words += f", {in_gb(parked)} of state parked in host memory" if banding.parks else ""
+    stage = StageMemory(
+        words=words,
+        device_nbytes=made.peak.nbytes,
+        host_nbytes=parked,
+    )
+    return FittedVAE(stage, made)
+
+
+def in_gb(nbytes: int) -> str:
+    """Write bytes for people."""
+    return f"{nbytes / 1e9:.1f} GB"
