@@ -148,6 +148,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "fastest that is installed and does not round",
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile DiT blocks with torch.compile: the first step of each stage waits half a "
+        "minute or more, every other one is faster; worth it for long videos",
+    )
+    parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
@@ -157,6 +163,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_decode(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_decode, fp8_products=False, attention=AttentionChoice.SDPA.value)
+    parser.set_defaults(compile=False)
     parser.add_argument("latent", type=Path, help="from generate --save-latent")
     _add_video(parser)
     parser.add_argument(

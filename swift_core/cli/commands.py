@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..files import reserved
 from ..pipeline import decode
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from ..stages.run_plan import plan_run
+from ..text.umt5 import UMT5_XXL
 from ..weights.detect import detect
 from ..weights.headers import shown
 from ..weights.latents import is_saved_latent, load_latent, read_latent_notes
@@ -55,7 +57,11 @@ def run_decode(options: argparse.Namespace) -> int:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Say what a run would do."""
-    models, motion, detail = PUBLISHED_MODELS, DEFAULT_RECIPE, DEFAULT_RECIPE
+    models, motion, detail = (
+        replace(PUBLISHED_MODELS, text=UMT5_XXL),
+        DEFAULT_RECIPE,
+        DEFAULT_RECIPE,
+    )
     if options.models:
         opened = add_loras(open_models(options.models), open_loras(options.lora))
         models, loras = planned_models(opened), loras_of(opened)

@@ -5,9 +5,8 @@ Exit status 0 means done, 2 means refused or stopped, with the reason on standar
 
 from collections.abc import Sequence
 
-import torch
-
 from ..errors import SwiftError
+from ..memory.shortage import is_shortage
 from .arguments import make_parser
 from .speech import complain
 
@@ -35,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Tell a want of memory from a fault of ours; on the CPU PyTorch says it in words only."""
-    kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or is_shortage(error):
+        return True
+    return "can't allocate memory" in str(error)
 
 
 def _refuse(sentence: str, *, new_line: bool = False) -> int:

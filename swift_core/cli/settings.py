@@ -115,6 +115,7 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         free_nbytes=_asked(vae_room, on_cuda=on_cuda and budget is None),
         budget_nbytes=_asked(budget, on_cuda=on_cuda),
         pinned_nbytes=host_nbytes() // 4 if on_cuda else 0,
+        compiles=options.compile,
         reads_ahead=on_cuda,
         attention=choose_attention(AttentionChoice(options.attention), where),
     )

@@ -19,6 +19,7 @@ from ..model.dit import WanDiT
 from ..shapes import Tensor
 from .lanes import Lane, Mark, open_lane
 from .residency import SLOTS, Residency
+from .shortage import attempt
 
 _log = logging.getLogger(__name__)
 
@@ -268,10 +269,10 @@ def run_steadily(dit: WanDiT, work: Callable[[], Made]) -> Made:
         torch.cuda.OutOfMemoryError: if no block is left to move.
     """
     while True:
-        try:
-            return work()
-        except torch.cuda.OutOfMemoryError:
-            stream = dit.stream
-            if not isinstance(stream, BlockStream) or not stream.shrink():
-                raise
-            _log.warning("out of memory: going on with %s", stream.residency.describe())
+        tried = attempt(work)
+        if tried.shortage is None:
+            return cast(Made, tried.made)
+        stream = dit.stream
+        if not isinstance(stream, BlockStream) or not stream.shrink():
+            raise tried.shortage
+        _log.warning("out of memory: going on with %s", stream.residency.describe())

@@ -1,14 +1,17 @@
 """One stage of a run, fitted into a device's memory, before a weight is read."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from ..errors import BudgetError
 from ..geometry import PixelShape
-from ..memory.residency import Residency, fit_residency
+from ..memory.residency import SLOTS, Residency, fit_residency
 from ..memory.working import Step
 from ..model.config import DiTConfig
 from ..model.work import block_parameters, dit_parameters
+from ..text.umt5 import UMT5Config, umt5_shapes
 from ..vae.bands import WHOLE
 from ..vae.config import VAEConfig
 from ..vae.memory import VaePlan, decode_peak, plan_decode, plan_encode
@@ -39,6 +42,18 @@ def dit_nbytes(
     total = packed_nbytes or compute.itemsize * dit_parameters(config)
     block = total * block_parameters(config) // dit_parameters(config)
     return block, total - config.layers * block
+
+
+def text_nbytes(
+    config: UMT5Config, *, compute: torch.dtype, packed_nbytes: int | None = None
+) -> tuple[int, int]:
+    """Give the bytes of all weights, and of those there at once if layers come in turn."""
+    sizes = {name: math.prod(shape) for name, shape in umt5_shapes(config).items()}
+    total = sum(sizes.values())
+    apart = sum(size for name, size in sizes.items() if not name.startswith("blocks."))
+    nbytes = packed_nbytes or compute.itemsize * total
+    layer = (total - apart) // config.layers
+    return nbytes, nbytes * (apart + SLOTS * layer) // total
 
 
 @dataclass(frozen=True)
@@ -81,12 +96,26 @@ class Fit:
     compute: torch.dtype
     vae_nbytes: int | None
 
-    def dit(self, config: DiTConfig, step: Step, packed_nbytes: int | None) -> FittedDiT:
-        """Fit a DiT.
+    def text(self, config: UMT5Config, packed_nbytes: int | None) -> Fitted:
+        """Fit a text encoder; what a prompt's few hundred tokens take is nothing beside it.
 
         Raises:
             BudgetError: if it does not fit; so do the others.
         """
+        total, visiting = text_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
+        if total <= self.budget_nbytes:
+            return Fitted(StageMemory(words="all layers", device_nbytes=total, host_nbytes=0))
+        if visiting > self.budget_nbytes:
+            raise BudgetError(
+                f"the text encoder takes at least {in_gb(visiting)} with its layers one after the "
+                f"other, {in_gb(self.budget_nbytes)} are free",
+                least_nbytes=visiting,
+            )
+        words = f"{config.layers} layers, one after the other"
+        return Fitted(StageMemory(words=words, device_nbytes=visiting, host_nbytes=total))
+
+    def dit(self, config: DiTConfig, step: Step, packed_nbytes: int | None) -> FittedDiT:
+        """Fit a DiT."""
         block, fixed = dit_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
         made: Residency = fit_residency(
             blocks=config.layers,

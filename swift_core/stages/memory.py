@@ -20,19 +20,23 @@ from .fit import Fit, Fitted, FittedDiT, FittedVAE, StageMemory, in_gb
 from .plan import GenerationPlan, size_multiple
 from .work import PlannedModels
 
+_VAES = ("motion: decode", "reference", "decode")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """What a run takes, by stage in order.
 
     Attributes:
-        budget_nbytes: what it was fitted into.
+        budget_nbytes: what it was fitted into; None: only the VAEs were, beside their weights.
         stages: each by its name.
+        dits: where DiTs will be that were not fitted, in words.
         between: how finished segments are decoded while later ones wait; None: afterwards.
     """
 
-    budget_nbytes: int
+    budget_nbytes: int | None
     stages: Mapping[str, StageMemory]
+    dits: str = ""
     between: Banding | None = None
 
     @property
@@ -65,14 +69,18 @@ class MemoryPlan:
 
     def describe(self) -> str:
         """Say it in words, a line for each stage."""
+        budget = self.budget_nbytes
+        of = "for a VAE" if budget is None else f"of {in_gb(budget)}"
         lines = [
-            f"memory    {in_gb(self.device_nbytes)} of {in_gb(self.budget_nbytes)} on the device, "
+            f"memory    {in_gb(self.device_nbytes)} {of} on the device, "
             f"{in_gb(self.host_nbytes)} in host memory"
         ]
         lines += [
             f"          {in_gb(stage.device_nbytes):>8}  {name}: {stage.words}"
             for name, stage in self.stages.items()
         ]
+        if self.dits:
+            lines.append(f"{'':20}DiTs: {self.dits}")
         return "\n".join(lines)
 
 
@@ -80,33 +88,25 @@ def plan_memory(
     models: PlannedModels,
     made: GenerationPlan,
     *,
-    budget_nbytes: int,
+    budget_nbytes: int | None,
     compute: torch.dtype,
     vae_nbytes: int | None = None,
+    dits: str = "",
 ) -> MemoryPlan:
     """Fit every stage of a run into a device's memory.
 
     Args:
-        budget_nbytes: for one stage with all of its weights.
+        budget_nbytes: for one stage with all of its weights; None: only VAEs are to be fitted.
         compute: number format of weights that are not packed, and of all work.
         vae_nbytes: for a VAE beside its weights; None: what the budget leaves.
+        dits: where DiTs will be that are not to be fitted, in words.
 
     Raises:
         BudgetError: if a stage does not fit, saying which change would make it fit.
     """
-    fit = Fit(budget_nbytes, compute, vae_nbytes)
-    wanted: dict[str, Callable[[], Fitted]] = {
-        "reference": lambda: fit.encode(models.detail_vae, made.output),
-        "refine": lambda: fit.dit(models.detail, made.detail_step, models.detail_packed_nbytes),
-        "decode": lambda: fit.decode(models.detail_vae, made.output),
-    }
-    if not made.has_motion:
-        packed = models.motion_packed_nbytes
-        wanted = {
-            "motion": lambda: fit.dit(models.motion, made.motion_step, packed),
-            "motion: decode": lambda: fit.decode(models.motion_vae, made.motion),
-            **wanted,
-        }
+    wanted = _wanted(models, made, Fit(budget_nbytes or 0, compute, vae_nbytes))
+    if budget_nbytes is None:
+        wanted = {name: wanted[name] for name in wanted if name in _VAES}
     fitted: dict[str, Fitted] = {}
     refused: dict[str, BudgetError] = {}
     for name, attempt in wanted.items():
@@ -115,8 +115,11 @@ def plan_memory(
         except BudgetError as error:
             refused[name] = error
     if refused:
-        raise _with_ways_out(refused, made, multiple=size_multiple(models))
+        beside = budget_nbytes is None
+        raise _with_ways_out(refused, made, multiple=size_multiple(models), beside_weights=beside)
     stages = {name: one.stage for name, one in fitted.items()}
+    if budget_nbytes is None:
+        return MemoryPlan(budget_nbytes=None, stages=stages, dits=dits)
     refining, decoding = fitted["refine"], fitted["decode"]
     assert isinstance(refining, FittedDiT)
     assert isinstance(decoding, FittedVAE)
@@ -129,6 +132,28 @@ def plan_memory(
     return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages, between=decoding.plan.banding)
 
 
+def _wanted(
+    models: PlannedModels, made: GenerationPlan, fit: Fit
+) -> dict[str, Callable[[], Fitted]]:
+    """List the stages of a run, and how each is fitted."""
+    wanted: dict[str, Callable[[], Fitted]] = {
+        "reference": lambda: fit.encode(models.detail_vae, made.output),
+        "refine": lambda: fit.dit(models.detail, made.detail_step, models.detail_packed_nbytes),
+        "decode": lambda: fit.decode(models.detail_vae, made.output),
+    }
+    if not made.has_motion:
+        packed = models.motion_packed_nbytes
+        wanted = {
+            "motion": lambda: fit.dit(models.motion, made.motion_step, packed),
+            "motion: decode": lambda: fit.decode(models.motion_vae, made.motion),
+            **wanted,
+        }
+    if models.text is not None:
+        config, packed_text = models.text, models.text_packed_nbytes
+        wanted = {"prompt": lambda: fit.text(config, packed_text), **wanted}
+    return wanted
+
+
 def _together(residency: Residency, decoding: FittedVAE) -> int:
     """Tell what a DiT and a VAE take that work in turns, with all weights there."""
     peak = decoding.plan.peak
@@ -138,12 +163,25 @@ def _together(residency: Residency, decoding: FittedVAE) -> int:
 
 
 def _with_ways_out(
-    refused: Mapping[str, BudgetError], made: GenerationPlan, *, multiple: int
+    refused: Mapping[str, BudgetError],
+    made: GenerationPlan,
+    *,
+    multiple: int,
+    beside_weights: bool,
 ) -> BudgetError:
-    """Say what did not fit first, and which changes would make everything fit."""
-    stage, first = next(iter(refused.items()))
+    """Say what did not fit first, and which changes would make everything fit.
+
+    Args:
+        beside_weights: whether what is short is room beside weights: then the stage that wants most
+            is told of, and that it wants so much is a way out.
+    """
     share = min(error.share for error in refused.values())
     least = max(error.least_nbytes for error in refused.values())
+    stage, first = next(
+        (stage, error)
+        for stage, error in refused.items()
+        if error.least_nbytes == least or not beside_weights
+    )
     ways: list[str] = []
     shorter = _shorter_segments(made, share) if set(refused) == {"refine"} else 0
     if shorter:
@@ -151,7 +189,7 @@ def _with_ways_out(
     smaller = _smaller(made.output, share, multiple=multiple)
     if smaller is not None:
         ways.append(f"as {smaller.width}x{smaller.height}")
-    ways.append(f"with {least / 1e9:.1f} GB")
+    ways.append("where that much is free" if beside_weights else f"with {least / 1e9:.1f} GB")
     return BudgetError(
         f"{stage}: {first}. It would fit {', or '.join(ways)}.",
         share=share,

@@ -6,6 +6,7 @@ works on ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, the
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 
 import torch
@@ -13,6 +14,7 @@ from einops import rearrange
 
 from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
 from ..memory.fetching import fetch
+from ..memory.shortage import attempt
 from ..progress import Phase, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
@@ -134,19 +136,21 @@ def _steady(
     given twice.
     """
     given = 0
+    stream = begin(banding)
     while True:
-        try:
-            for item in islice(begin(banding), given, None):
-                given += 1
-                yield item
-        except torch.cuda.OutOfMemoryError:
-            less = finer(banding, config)
-            if less is None:
-                raise
-            _log.warning("out of memory after %d chunks: going on with %s", given, less)
-            banding = less
-        else:
-            return
+        tried = attempt(partial(next, stream, None))
+        if tried.shortage is None:
+            if tried.made is None:
+                return
+            given += 1
+            yield tried.made
+            continue
+        less = finer(banding, config)
+        if less is None:
+            raise tried.shortage
+        _log.warning("out of memory after %d chunks: going on with %s", given, less)
+        banding = less
+        stream = islice(begin(banding), given, None)
 
 
 def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) -> Banding:

@@ -23,6 +23,7 @@ from ..memory.working import Step
 from ..model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B
 from ..model.work import dit_parameters
 from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, plan_segments
+from ..text.umt5 import UMT5Config
 from ..vae.config import WAN21_VAE, WAN22_VAE
 from ..vae.work import vae_work
 from ..weights.model_set import ModelSet
@@ -31,6 +32,7 @@ from .work import PlannedModels, StageWork, motion_work, refine_flops
 
 def planned_models(models: ModelSet) -> PlannedModels:
     """Give the configurations of a set of models."""
+    text = models.text.config
     return PlannedModels(
         motion=models.motion_high.config,
         motion_vae=models.motion_vae.config,
@@ -38,6 +40,8 @@ def planned_models(models: ModelSet) -> PlannedModels:
         detail_vae=models.detail_vae.config,
         motion_packed_nbytes=models.motion_high.packed_nbytes,
         detail_packed_nbytes=models.detail.packed_nbytes,
+        text=text if isinstance(text, UMT5Config) else None,
+        text_packed_nbytes=models.text.packed_nbytes,
     )
 
 

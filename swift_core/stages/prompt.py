@@ -48,7 +48,7 @@ def encode_prompt(
     runtime: Runtime,
 ) -> PromptEmbeddings:
     """Embed a prompt and a negative prompt; the encoder is loaded for that only."""
-    text = runtime.load(encoder)
+    text = runtime.load_text(encoder)
     return PromptEmbeddings(
         positive=runtime.place(text.encode(prompt, max_tokens=max_tokens)),
         negative=runtime.place(text.encode(negative, max_tokens=max_tokens)),

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..vae.memory import plan_decode, plan_encode
 from .fit import in_gb
 from .memory import MemoryPlan, plan_memory
 from .plan import GenerationPlan
@@ -23,14 +22,17 @@ class Resources:
     """What a run may use.
 
     Attributes:
-        device_nbytes: for a stage, weights and work together; None: no bound.
+        device_nbytes: for a stage, weights and work together; None: no bound, but for VAEs where
+            ``vae_nbytes`` is one.
         vae_nbytes: for a VAE beside its weights; None: what the device leaves.
+        dits: where DiTs will be if there is no bound for them, in words.
         host_nbytes: that the machine has free; None: not known.
         speed: of the machine.
     """
 
     device_nbytes: int | None = None
     vae_nbytes: int | None = None
+    dits: str = ""
     host_nbytes: int | None = None
     speed: Speed = field(default_factory=lambda: USUAL_SPEED)
 
@@ -114,11 +116,15 @@ def plan_run(
     """
     memory: MemoryPlan | None = None
     budget, room = resources.device_nbytes, resources.vae_nbytes
-    if budget is not None:
-        memory = plan_memory(models, made, budget_nbytes=budget, compute=compute, vae_nbytes=room)
-    elif room is not None:
-        for plan in (plan_encode, plan_decode):
-            plan(models.detail_vae, made.output, compute=compute, budget_nbytes=room)
+    if budget is not None or room is not None:
+        memory = plan_memory(
+            models,
+            made,
+            budget_nbytes=budget,
+            compute=compute,
+            vae_nbytes=room,
+            dits=resources.dits,
+        )
     return RunPlan(generation=made, memory=memory, resources=resources)
 
 

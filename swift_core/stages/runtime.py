@@ -9,17 +9,20 @@ import torch
 from torch import nn
 
 from ..memory.host import free_host_nbytes
+from ..memory.layers import visit_by_layer
 from ..memory.read_ahead import ReadingOrder
 from ..memory.residency import fit_residency
 from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
 from ..memory.working import Step
 from ..model.attention_backends import FastAttention, use_attention
+from ..model.compiled import compile_blocks
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
 from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
-from ..weights.model_set import Slot
+from ..text.encoder import TextEncoder
+from ..weights.model_set import Slot, TextConfig
 from .run_plan import Resources
 
 _log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Runtime:
         pinned_nbytes: of host memory that streaming may lock.
         streamed: told the name of each DiT that was let go and what streaming its blocks took.
         attention: what computes the self-attention of DiTs; None is PyTorch's own.
+        compiles: whether DiT blocks are compiled.
         reads_ahead: whether the next model's files are read while one computes.
         order: keeps the files of one model ahead; made for a run.
     """
@@ -60,6 +64,7 @@ class Runtime:
     pinned_nbytes: int = 0
     streamed: Callable[[str, StreamReport], None] = log_streamed
     attention: FastAttention | None = None
+    compiles: bool = False
     reads_ahead: bool = False
     order: ReadingOrder | None = None
 
@@ -79,6 +84,21 @@ class Runtime:
         self._loaded(slot)
         return model
 
+    def load_text(self, slot: Slot[TextConfig, TextEncoder]) -> TextEncoder:
+        """Load a text encoder; where it does not fit, its layers come one after the other."""
+        if self.budget_nbytes is None:
+            return self.load(slot)
+        encoder = slot.load(self.precision)
+        layers = encoder.layers()
+        nbytes = sum(parameter.nbytes for parameter in encoder.parameters())
+        if nbytes <= self.budget_nbytes() or not layers:
+            encoder.to(self.device)
+        else:
+            _log.info("%s: its layers come one after the other", slot.source)
+            visit_by_layer(encoder, layers, self.device)
+        self._loaded(slot)
+        return encoder
+
     def load_dit(self, slot: Slot[DiTConfig, WanDiT], step: Step) -> WanDiT:
         """Load a DiT; where memory is bounded, as many of its blocks stay on the device as fit.
 
@@ -89,9 +109,14 @@ class Runtime:
             BudgetError: if not even two blocks fit at a time.
         """
         if self.budget_nbytes is None:
-            return self.load(slot)
+            dit = self.load(slot)
+            if self.compiles:
+                compile_blocks(dit)
+            return dit
         dit = slot.load(self.precision)
         use_attention(dit, self.attention)
+        if self.compiles:
+            compile_blocks(dit)
         largest, fixed = block_nbytes(dit)
         residency = fit_residency(
             blocks=slot.config.layers,

@@ -7,6 +7,7 @@ from ..geometry import LatentShape, PixelShape
 from ..model.config import DiTConfig
 from ..model.work import dit_flops
 from ..segments.plan import Interaction, Segment, SegmentPlan
+from ..text.umt5 import UMT5Config
 from ..vae.config import VAEConfig
 from ..vae.work import vae_work
 
@@ -22,6 +23,8 @@ class PlannedModels:
         detail_vae: its VAE.
         motion_packed_nbytes: of an expert's weights, where they stay packed in 8 bits.
         detail_packed_nbytes: of Stage II's.
+        text: the text encoder, where it is large enough to matter and works in this run.
+        text_packed_nbytes: of its weights.
     """
 
     motion: DiTConfig
@@ -30,6 +33,8 @@ class PlannedModels:
     detail_vae: VAEConfig
     motion_packed_nbytes: int | None = None
     detail_packed_nbytes: int | None = None
+    text: UMT5Config | None = None
+    text_packed_nbytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What every text encoder does, whatever it is made of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -18,3 +19,10 @@ class TextEncoder(nn.Module, ABC):
             prompt: any text; it may be empty.
             max_tokens: what goes beyond this many tokens is dropped.
         """
+
+    def layers(self) -> Sequence[nn.Module]:
+        """List the layers that most of the weights are in, called one after the other.
+
+        There are none where it is small.
+        """
+        return ()

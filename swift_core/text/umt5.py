@@ -4,6 +4,7 @@ Only its encoder is used, on one prompt at a time, so that there is no padding t
 Shapes are by the original Wan names; how transformers names the tensors, the weights' layouts say.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -191,3 +192,7 @@ class UMT5Encoder(TextEncoder):
         device = next(self.stack.parameters()).device
         embedded: Any = self.stack(input_ids=torch.tensor([ids], device=device))
         return embedded.last_hidden_state
+
+    def layers(self) -> Sequence[nn.Module]:
+        """List the encoder's blocks."""
+        return tuple(cast("Any", self.stack).block)

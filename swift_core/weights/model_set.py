@@ -249,6 +249,7 @@ def _text(checkpoint: Checkpoint, tokenizer: Path | None) -> Slot[TextConfig, Te
             load=lambda precision: build_umt5(checkpoint, tokenizer, precision=precision),
             files=checkpoint.header.paths,
             check=lambda: check_umt5(checkpoint, tokenizer),
+            packed_nbytes=checkpoint.nbytes if checkpoint.stays_packed else None,
         )
     words = _config("text", checkpoint, WordConfig)
     if tokenizer is not None:

@@ -1,0 +1,76 @@
+"""DiT blocks compiled by PyTorch, where the machine can do it.
+
+All blocks of a DiT share one piece of compiled code for each shape of window; the first step with a
+new shape waits for it, half a minute or more. What it saves is the traffic of norms, modulation and
+rotations between the matrix products. Results differ in rounding only.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .blocks import DiTBlock
+from .dit import WanDiT
+
+_log = logging.getLogger(__name__)
+
+_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
+
+
+class _Compiled:
+    """A block's way through compiled code; through plain code once the compiler has failed."""
+
+    def __init__(self, block: DiTBlock, state: "_State") -> None:
+        self._plain: Callable[..., Any] = block.forward
+        self._fast: Callable[..., Any] = torch.compile(
+            block.forward, backend=state.backend, dynamic=False
+        )
+        self._state = state
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        if self._state.has_failed:
+            return self._plain(*given, **named)
+        try:
+            return self._fast(*given, **named)
+        except Exception as error:
+            if not _is_compilers(error):
+                raise
+            self._state.give_up(error)
+            return self._plain(*given, **named)
+
+
+class _State:
+    """What a DiT's blocks share: whether compiling works here."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.has_failed = False
+
+    def give_up(self, error: Exception) -> None:
+        """Compile no more, and say why once."""
+        self.has_failed = True
+        lines = str(error).splitlines() or [""]
+        _log.warning(
+            "blocks are not compiled (%s: %s); going on without",
+            type(error).__name__,
+            lines[0][:200],
+        )
+
+
+def compile_blocks(dit: WanDiT, *, backend: str = "inductor") -> None:
+    """Have a DiT's blocks compiled when they are first called; without a compiler, nothing changes.
+
+    Args:
+        backend: of ``torch.compile``.
+    """
+    state = _State(backend)
+    for block in dit.blocks:
+        assert isinstance(block, DiTBlock), "a DiT is made of such blocks"
+        block.forward = _Compiled(block, state)
+
+
+def _is_compilers(error: BaseException) -> bool:
+    """Tell a compiler's failure from one of the work itself."""
+    return type(error).__module__.startswith(_COMPILERS)
