@@ -10,18 +10,13 @@ Axes: ``b c t h w``, with ``t`` the frames of one chunk at the level at hand.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..shapes import Float, Tensor
-
-SMALL_NUMEL = 20480
-"""Up to this ``b * c * t * h`` torch leaves fp32 on the CPU to a fallback that is 2-6 times slower
-than oneDNN (``ConvParams::use_mkldnn``, torch 2.13; measured). We ask for oneDNN ourselves. So
-every size is computed by one algorithm, and a part of a picture gives the bits of the whole."""
+from .convolve import convolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +69,7 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d u h w"]:  # noqa: A002 - torch's name
         """Convolve a chunk that ``TailCache.extend`` has put its history in front of."""
-        return _with_mkldnn(self, input) if _left_to_fallback(input) else super().forward(input)
+        return convolve(self, input)
 
 
 class FrameConv2d(nn.Conv2d):
@@ -82,29 +77,7 @@ class FrameConv2d(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:  # noqa: A002 - torch's name
         """Convolve frames."""
-        return _with_mkldnn(self, input) if _left_to_fallback(input) else super().forward(input)
-
-
-def _with_mkldnn(conv: nn.Conv2d | nn.Conv3d, features: Tensor) -> Tensor:
-    return torch.mkldnn_convolution(
-        features,
-        conv.weight,
-        conv.bias,
-        cast(tuple[int, ...], conv.padding),
-        conv.stride,
-        conv.dilation,
-        conv.groups,
-    )
-
-
-def _left_to_fallback(features: Tensor) -> bool:
-    """Tell whether torch would pass oneDNN by, although it is there."""
-    return (
-        features.device.type == "cpu"
-        and features.dtype == torch.float32
-        and features.shape[:4].numel() <= SMALL_NUMEL
-        and torch.backends.mkldnn.is_available()
-    )
+        return convolve(self, input)
 
 
 @dataclass(frozen=True, kw_only=True)

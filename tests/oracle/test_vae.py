@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 
-from swift_core.vae import causal
+from swift_core.vae import convolve
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
 from swift_core.weights.layouts import vae_to_diffusers
@@ -78,7 +78,7 @@ def test_decode(config, pixel_frames):
 @pytest.mark.parametrize("config", [FORM_22, FORM_21], ids=["2.2", "2.1"])
 def test_the_path_of_large_sizes(config, monkeypatch):
     """``CausalConv3d`` asks for oneDNN at small sizes only."""
-    monkeypatch.setattr(causal, "SMALL_NUMEL", 0)
+    monkeypatch.setattr(convolve, "SMALL_NUMEL", 0)
     vae, oracle = pair_of(config)
     pixels, raw_latent = clip(9), raw_latent_of(config, 9)
     expected = oracle.encode(pixels).latent_dist.mean

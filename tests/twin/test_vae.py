@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swift_core.vae import causal
+from swift_core.vae import convolve
 from swift_core.vae.autoencoder import FP32_ISLANDS, WanVAE
 from swift_core.vae.causal import TailCache
 from swift_core.vae.config import WAN21_VAE, WAN22_VAE
@@ -141,9 +141,9 @@ def test_two_clips_together_are_two_clips_alone(vae):
         torch.testing.assert_close(decoded[alone], vae.decode(latent[alone]), **CLOSE)
 
 
-@pytest.mark.parametrize("small_numel", [0, causal.SMALL_NUMEL])
+@pytest.mark.parametrize("small_numel", [0, convolve.SMALL_NUMEL])
 def test_layout_of_weights_and_input_changes_nothing(vae, small_numel, monkeypatch):
-    monkeypatch.setattr(causal, "SMALL_NUMEL", small_numel)
+    monkeypatch.setattr(convolve, "SMALL_NUMEL", small_numel)
     pixels = clip(5)
     latent = vae.encode(pixels)
     decoded = vae.decode(latent)
@@ -162,9 +162,46 @@ def test_small_sizes_take_another_way_to_the_same_result(vae, monkeypatch):
     pixels = clip(9)
     latent = vae.encode(pixels)
     decoded = vae.decode(latent)
-    monkeypatch.setattr(causal, "SMALL_NUMEL", 0)
+    monkeypatch.setattr(convolve, "SMALL_NUMEL", 0)
     torch.testing.assert_close(vae.encode(pixels), latent, **CLOSE)
     torch.testing.assert_close(vae.decode(latent), decoded, **CLOSE)
+
+
+def test_cudnn_is_asked_where_torch_keeps_away_from_it(vae, monkeypatch):
+    pixels = clip(9)
+    latent = vae.encode(pixels)
+    decoded = vae.decode(latent)
+    asked = []
+
+    def cudnn(features, weight, padding, stride, dilation, groups, **how):
+        asked.append(how)
+        return torch.nn.functional.conv3d(features, weight, None, stride, padding, dilation, groups)
+
+    monkeypatch.setattr(convolve, "SMALL_NUMEL", 0)
+    monkeypatch.setattr(convolve, "_is_kept_from_cudnn", lambda _features: True)
+    monkeypatch.setattr(torch, "cudnn_convolution", cudnn)
+    torch.testing.assert_close(vae.encode(pixels), latent, **CLOSE)
+    torch.testing.assert_close(vae.decode(latent), decoded, **CLOSE)
+    assert len(asked) > 20
+
+
+@pytest.mark.parametrize(
+    ("version", "cudnn", "kept"),
+    [
+        ("2.9.1+cu128", 91002, True),
+        ("2.10.0", 91400, True),
+        ("2.8.0", 91002, False),
+        ("2.11.0+cu130", 91002, False),
+        ("2.9.0", 91500, False),
+        ("2.9.0", 90700, False),
+        ("2.10.0+cpu", None, False),
+    ],
+)
+def test_which_versions_keep_away_from_cudnn(monkeypatch, version, cudnn, kept):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: cudnn is not None)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    assert convolve.keeps_from_cudnn.__wrapped__() == kept
 
 
 def test_16_bits_stay_near_fp32(wide_vae):
