@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from swift_core.memory.residency import fit_residency
+from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import block_nbytes, stream_blocks
 from swift_core.model.dit import WanDiT
 from swift_core.weights.build import build_dit
@@ -83,7 +84,7 @@ def _stream(record: Record, file: Path, name: str, pinned_nbytes: int) -> Row:
         working_nbytes=0,
         budget_nbytes=fixed + 2 * largest,
     )
-    stream = stream_blocks(dit, residency, device=machine.device, pinned_nbytes=pinned_nbytes)
+    stream = stream_blocks(dit, residency, device=machine.device, slabs=Slabs(pinned_nbytes))
     machine.synchronize()
     prepared = time.perf_counter() - begin
     begin = time.perf_counter()

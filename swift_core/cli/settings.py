@@ -12,6 +12,7 @@ from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
 from ..memory.host import free_host_nbytes, host_nbytes
+from ..memory.slabs import Slabs
 from ..model.attention_backends import AttentionChoice, choose_attention
 from ..model.scaled import check_products
 from ..precision import BF16, FP32
@@ -114,7 +115,7 @@ def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
         observe=observe,
         free_nbytes=_asked(vae_room, on_cuda=on_cuda and budget is None),
         budget_nbytes=_asked(budget, on_cuda=on_cuda),
-        pinned_nbytes=host_nbytes() // 4 if on_cuda else 0,
+        slabs=Slabs(host_nbytes() // 4) if on_cuda else None,
         compiles=options.compile,
         reads_ahead=on_cuda,
         attention=choose_attention(AttentionChoice(options.attention), where),

@@ -48,6 +48,10 @@ class Lane(Protocol):
         """Let the next work wait for a moment in the copies."""
         ...
 
+    def finish(self) -> None:
+        """Wait until all copies that have been ordered are done."""
+        ...
+
     def seconds(self) -> tuple[float, float]:
         """Tell how long copies took so far, and how long work waited for them."""
         ...
@@ -83,6 +87,9 @@ class DirectLane:
     def hold_work(self, mark: Mark) -> None:
         """Wait for nothing."""
 
+    def finish(self) -> None:
+        """Wait for nothing."""
+
     def seconds(self) -> tuple[float, float]:
         """Tell the copies' time; work waited for all of it."""
         return self._seconds, self._seconds
@@ -106,7 +113,7 @@ class CudaLane:
         runtime = cast(Any, torch.cuda.cudart())
         self._pins = int(runtime.cudaHostRegister(slab.data_ptr(), slab.nbytes, 0)) == 0
         if self._pins:
-            weakref.finalize(slab, runtime.cudaHostUnregister, slab.data_ptr())
+            weakref.finalize(slab, _unlock, runtime, self._stream, slab.data_ptr())
         else:
             _log.warning("no more host memory can be pinned: copying from pageable memory")
         return self._pins
@@ -116,6 +123,8 @@ class CudaLane:
         with torch.cuda.stream(self._stream):
             begin = self._now(self._stream)
             target.copy_(source, non_blocking=True)
+            # Should the target be let go of before, its memory is not given to others meanwhile.
+            target.record_stream(self._stream)
             self._copies.append((begin, self._now(self._stream)))
 
     def after_work(self) -> Mark:
@@ -137,6 +146,10 @@ class CudaLane:
         stream.wait_event(mark)
         self._waits.append((begin, self._now(stream)))
 
+    def finish(self) -> None:
+        """Wait for the copy stream."""
+        self._stream.synchronize()
+
     def seconds(self) -> tuple[float, float]:
         """Wait for everything, and add up."""
         torch.cuda.synchronize(self._device)
@@ -150,6 +163,12 @@ class CudaLane:
         event: Any = torch.cuda.Event(enable_timing=True)
         event.record(stream)
         return event
+
+
+def _unlock(runtime: Any, stream: Any, address: int) -> None:
+    """Unlock a slab's pages once nothing is copied from them any more."""
+    stream.synchronize()
+    runtime.cudaHostUnregister(address)
 
 
 def open_lane(device: torch.device) -> Lane:

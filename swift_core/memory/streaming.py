@@ -20,6 +20,7 @@ from ..shapes import Tensor
 from .lanes import Lane, Mark, open_lane
 from .residency import SLOTS, Residency
 from .shortage import attempt
+from .slabs import Slabs
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class BlockStream:
     Args:
         blocks: of one DiT, on the CPU; their weights are looked after from now on.
         residency: which of them stay on the device.
-        pinned_nbytes: of host memory that may be locked for faster copies, at most.
+        slabs: locked host memory for faster copies, as far as it goes.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class BlockStream:
         residency: Residency,
         *,
         device: torch.device,
-        pinned_nbytes: int = 0,
+        slabs: Slabs,
     ) -> None:
         self._blocks = blocks
         self._device = device
-        self._pinned_nbytes = pinned_nbytes
+        self._slabs = slabs
         self._lane: Lane = open_lane(device)
         self._host = [_read_block(block, device) for block in blocks]
         self._slots: list[_Slot] = []
@@ -148,10 +149,23 @@ class BlockStream:
             return False
         for host in self._host:
             host.go_home()
+        self._lane.finish()
         self._slots.clear()
         self.residency = replace(now, resident=now.resident // 2)
         self._settle()
         return True
+
+    def close(self) -> None:
+        """End: weights are in host memory again; those in locked memory are gone with it."""
+        self._lane.finish()
+        self._slots.clear()
+        for host in self._host:
+            if host.slab is None:
+                host.go_home()
+            else:
+                host.point_at([tensor.new_empty(0) for tensor in host.tensors])
+                self._slabs.give_back(host.slab)
+        self._host.clear()
 
     def report(self) -> StreamReport:
         """Tell what it took so far; waits for the device."""
@@ -176,13 +190,9 @@ class BlockStream:
 
     def _pinned(self, host: _HostBlock) -> _HostBlock:
         """Copy a block's weights into one locked piece of host memory, if there may be one more."""
-        if host.slab is not None or host.nbytes > self._pinned_nbytes:
+        slab = None if host.slab is not None else self._slabs.take(host.nbytes, self._lane)
+        if slab is None:
             return host
-        slab = torch.empty(host.nbytes, dtype=torch.uint8)
-        if not self._lane.pin(slab):
-            self._pinned_nbytes = 0
-            return host
-        self._pinned_nbytes -= host.nbytes
         views = host.views(slab)
         for view, tensor in zip(views, host.tensors, strict=True):
             view.copy_(tensor)
@@ -206,7 +216,7 @@ class BlockStream:
         if slot.free is not None:
             self._lane.hold_copies(slot.free)
         if host.slab is not None:
-            self._lane.copy(slot.buffer[: host.nbytes], host.slab)
+            self._lane.copy(slot.buffer[: host.nbytes], host.slab[: host.nbytes])
         else:
             for view, tensor in zip(host.views(slot.buffer), host.tensors, strict=True):
                 self._lane.copy(view, tensor)
@@ -241,12 +251,13 @@ def block_nbytes(dit: WanDiT) -> tuple[int, int]:
 
 
 def stream_blocks(
-    dit: WanDiT, residency: Residency, *, device: torch.device, pinned_nbytes: int = 0
+    dit: WanDiT, residency: Residency, *, device: torch.device, slabs: Slabs | None = None
 ) -> BlockStream:
     """Put a DiT onto a device as a residency says; from then on it takes its blocks from a stream.
 
     Args:
         dit: on the CPU.
+        slabs: locked host memory; None: none.
     """
     blocks = dit.blocks
     del dit.blocks
@@ -256,7 +267,7 @@ def stream_blocks(
         cast("Sequence[DiTBlock]", list(blocks)),
         residency,
         device=device,
-        pinned_nbytes=pinned_nbytes,
+        slabs=slabs or Slabs(0),
     )
     dit.stream = made
     return made

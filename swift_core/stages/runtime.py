@@ -12,6 +12,7 @@ from ..memory.host import free_host_nbytes
 from ..memory.layers import visit_by_layer
 from ..memory.read_ahead import ReadingOrder
 from ..memory.residency import fit_residency
+from ..memory.slabs import Slabs
 from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
 from ..memory.working import Step
 from ..model.attention_backends import FastAttention, use_attention
@@ -48,7 +49,7 @@ class Runtime:
             leaves, or as it wants.
         budget_nbytes: asked how much memory a stage may take, weights and work together; blocks of
             a DiT that do not fit are streamed. None: no bound.
-        pinned_nbytes: of host memory that streaming may lock.
+        slabs: host memory that streaming locks; one model leaves it to the next.
         streamed: told the name of each DiT that was let go and what streaming its blocks took.
         attention: what computes the self-attention of DiTs; None is PyTorch's own.
         compiles: whether DiT blocks are compiled.
@@ -61,7 +62,7 @@ class Runtime:
     observe: Observer = ignore
     free_nbytes: Callable[[], int] | None = None
     budget_nbytes: Callable[[], int] | None = None
-    pinned_nbytes: int = 0
+    slabs: Slabs | None = None
     streamed: Callable[[str, StreamReport], None] = log_streamed
     attention: FastAttention | None = None
     compiles: bool = False
@@ -126,14 +127,16 @@ class Runtime:
             budget_nbytes=self.budget_nbytes(),
         )
         _log.info("%s: %s", slot.source, residency.describe())
-        stream_blocks(dit, residency, device=self.device, pinned_nbytes=self.pinned_nbytes)
+        stream_blocks(dit, residency, device=self.device, slabs=self.slabs)
         self._loaded(slot)
         return dit
 
     def let_go(self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT) -> None:
-        """Tell what streaming took, when a DiT has done its work."""
+        """End a DiT's work: tell what streaming took, and leave locked memory to others."""
         if isinstance(dit.stream, BlockStream):
             report = dit.stream.report()
+            dit.stream.close()
+            dit.stream = None
             if report.copied_nbytes:
                 self.streamed(slot.source, report)
 

@@ -10,9 +10,11 @@ import torch
 
 from swift_core.memory import lanes, streaming
 from swift_core.memory.residency import Residency
+from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import BlockStream, block_nbytes, run_steadily, stream_blocks
 from swift_core.model.scaled import ScaledLinear
 from tests.models import small_dit
+from tests.weights import fill_
 
 CPU = torch.device("cpu")
 LAYERS = 7
@@ -204,13 +206,44 @@ def test_pinning_is_bounded_and_copies_once(monkeypatch):
     monkeypatch.setattr(streaming, "open_lane", lambda _device: Pinning())
     whole, dit = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
     largest, _ = block_nbytes(dit)
-    stream_blocks(dit, residency(dit, 0), device=CPU, pinned_nbytes=int(2.9 * largest))
+    stream_blocks(dit, residency(dit, 0), device=CPU, slabs=Slabs(int(2.9 * largest)))
     assert len(pinned) == 2
     assert torch.equal(run(dit), run(whole))
     pinned.clear()
     dit = small_dit(layers=LAYERS)
-    stream_blocks(dit, residency(dit, 0), device=CPU, pinned_nbytes=100 * largest)
+    stream_blocks(dit, residency(dit, 0), device=CPU, slabs=Slabs(100 * largest))
     assert len(pinned) == 4, "after a refusal no more is tried"
+    assert torch.equal(run(dit), run(whole))
+
+
+def test_the_next_model_takes_what_the_last_one_locked(monkeypatch):
+    pinned = []
+
+    class Pinning(lanes.DirectLane):
+        def pin(self, slab):
+            pinned.append(slab.data_ptr())
+            return True
+
+    monkeypatch.setattr(streaming, "open_lane", lambda _device: Pinning())
+    largest, _ = block_nbytes(small_dit())
+    slabs = Slabs(100 * largest)
+    for seed in range(3):
+        whole, dit = fill_(small_dit(layers=LAYERS), seed), fill_(small_dit(layers=LAYERS), seed)
+        stream = stream_blocks(dit, residency(dit, 2), device=CPU, slabs=slabs)
+        assert torch.equal(run(dit), run(whole))
+        stream.close()
+    assert len(pinned) == len(set(pinned)) == LAYERS - 2
+    other = small_dit(layers=LAYERS, ffn_dim=256)
+    stream = stream_blocks(other, residency(other, 0), device=CPU, slabs=slabs)
+    assert len(pinned) > LAYERS - 2, "slabs of another size are let go of"
+
+
+def test_closed_without_locked_memory_it_is_as_before():
+    whole, dit = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
+    home = {name: parameter.data_ptr() for name, parameter in dit.named_parameters()}
+    stream_blocks(dit, residency(dit, 2), device=CPU).close()
+    dit.stream = None
+    assert {name: parameter.data_ptr() for name, parameter in dit.named_parameters()} == home
     assert torch.equal(run(dit), run(whole))
 
 

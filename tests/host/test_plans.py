@@ -1,0 +1,284 @@
+"""The plan inside ComfyUI: its card's memory and speed, refusals before any sampling, a budget."""
+
+import re
+
+import pytest
+
+from tests.host.lines import SMALL, WEIGHTS
+
+pytestmark = pytest.mark.host
+
+CARD = (
+    SMALL
+    + """
+import types
+plans_of, hosted = core("nodes.host.plans"), core("nodes.host.vae")
+memory, planned = core("nodes.host.memory"), core("swift_core.vae.memory")
+Speed = core("swift_core.stages.speed").Speed
+manager, card, asked = comfy.model_management, torch.device("cuda"), []
+
+def measure(device, *, dtype):
+    asked.append([device.type, str(dtype)])
+    return Speed(flops=2e14, copy_nbytes=1e10, origin="measured")
+
+plans_of.measure_speed = measure
+manager.get_torch_device = manager.vae_device = lambda: card
+manager.vae_dtype = lambda device, formats: formats[0]
+manager.should_use_bf16 = lambda device: True
+manager.free_memory = lambda nbytes, device: asked.append([device.type, nbytes])
+manager.extra_reserved_memory = lambda: 10**9
+
+def hold(gigabytes):
+    manager.get_total_memory = lambda device=None, **_: int(gigabytes * 10**9)
+
+def shown(**inputs):
+    given = NODES["SegmentOverlapConfig"].execute(3, 1, **inputs)
+    assert given.ui.as_dict()["text"] == (given.result[1],)
+    return given.result[1]
+"""
+)
+
+WORDS = """
+size = {"plan_width": 640, "plan_height": 320}
+hold(24)
+result = {"large": shown(**size)}
+before = planned.decode_peak.cache_info().misses, planned.encode_peak.cache_info().misses
+assert shown(**size) == result["large"]
+shown(**size, rope="local", right_neighbors=2)
+after = planned.decode_peak.cache_info().misses, planned.encode_peak.cache_info().misses
+assert before == after, "nobody waits for the same plan twice"
+
+config = core("swift_core.vae.config").WAN22_VAE
+weights = hosted.weights_nbytes(config, torch.bfloat16)
+room = 0.85 * (24e9 - weights - 1e9)
+assert memory.most_nbytes(card, weights_nbytes=weights) == int(room)
+least = planned.decode_peak(config, 320, 640, torch.bfloat16, planned.WHOLE).working_nbytes
+hold((0.9 * least / 0.85 + weights) / 1e9 + 1)
+result["bands"] = shown(**size)
+hold((0.2 * least / 0.85 + weights) / 1e9 + 1)
+result["small"] = shown(**size)
+name = r"It would fit as (\\d+)x(\\d+)"
+import re
+width, height = map(int, re.search(name, result["small"]).groups())
+result["smaller"] = shown(plan_width=width, plan_height=height)
+manager.vae_device = lambda: torch.device("cpu")
+result["unbounded"] = shown(**size)
+
+def broken(device, *, dtype):
+    raise torch.cuda.OutOfMemoryError("as if")
+
+assert asked == [["cuda", 1 << 30], ["cuda", "torch.bfloat16"]], asked
+plans_of._measured.cache_clear()
+plans_of.measure_speed = broken
+result["not measured"] = shown(**size)
+"""
+
+
+def test_the_plan_is_for_comfyuis_card(inside):
+    said = inside(CARD + WORDS, weights=WEIGHTS)
+    large = said["large"].splitlines()
+    memory = next(index for index, line in enumerate(large) if line.startswith("memory"))
+    assert re.fullmatch(r"memory    \d\.\d GB for a VAE on the device, 0\.0 GB .*", large[memory])
+    stages = [line.split("GB  ")[1] for line in large[memory + 1 : memory + 4]]
+    assert stages == [
+        "motion: decode: whole frames",
+        "reference: whole frames",
+        "decode: whole frames",
+    ]
+    assert large[memory + 4].strip() == "DiTs: ComfyUI keeps as much of them on the card as fits"
+    assert re.match(r"time .* at 200 TFLOP/s and 10 GB/s to the card \(measured\)", large[-7])
+    assert re.search(r"GB  decode: \d+ bands over", said["bands"])
+
+    assert "GB  decode:" not in said["small"]
+    last = said["small"].splitlines()[-1]
+    assert re.fullmatch(
+        r"memory    not on this card: decode: decoding 640x320 takes at least \d\.\d GB, \d\.\d GB "
+        r"are free beside the weights\. It would fit as \d+x\d+, or where that much is free\.",
+        last,
+    )
+    assert "GB  decode:" in said["smaller"]
+    for plan in (said["small"], said["unbounded"]):
+        assert plan.startswith(said["large"].split("memory ")[0])
+        assert "DiTs" not in plan
+    assert "not on this card" not in said["unbounded"]
+    assert "(near an RTX 4090's)" in said["not measured"]
+
+
+SAMPLER = """
+import re
+motion, detail, vae, clip = load_bundled()
+words = clip.encode_from_tokens_scheduled(clip.tokenize("pan left"))
+errors = core("swift_core.errors")
+held = comfy.model_management
+real_load, real_total, brought = held.load_models_gpu, held.get_total_memory, []
+
+def load(models, **other):
+    brought.extend(type(patcher.model).__name__ for patcher in models)
+    return real_load(models, **other)
+
+held.load_models_gpu = load
+
+def sample(detail, vae, width=256, height=384):
+    del brought[:]
+    sampler = NODES["CSG2KSampler"]
+    sampler.hidden = __import__("types").SimpleNamespace(dynprompt=None, unique_id="1")
+    return sampler.execute(
+        detail, vae, noise(1, 96, 64, 3, seed=1).sigmoid(),
+        noise(9, height // 4, width // 4, 3, seed=2).sigmoid(), words, width, height, 3, steps=1, cfg=1.0, resume=False,
+    )
+
+def refused(*given, **size):
+    try:
+        sample(*given, **size)
+    except errors.BudgetError as error:
+        assert brought == [], brought
+        return str(error)
+    raise AssertionError("it was sampled")
+
+class Store:
+    def discard(self): pass
+
+core("nodes.csg_2k_sampler").open_store = lambda *_: Store()
+planned, config = core("swift_core.vae.memory"), vae.first_stage_model.vae.config
+bands = core("swift_core.vae.bands")
+
+def finest(plan_of, height=384, width=256):
+    found = [
+        plan_of(config, height, width, torch.float32, banding).working_nbytes
+        for banding in planned._finest(len(config.dim_mult))
+    ]
+    return min(found)
+
+encode, decode = finest(planned.encode_peak), finest(planned.decode_peak)
+assert encode < 0.9 * decode, "only the decode does not fit"
+weights = vae.patcher.model_size()
+between = (encode + decode) / 2
+"""
+
+REFUSED = (
+    SAMPLER
+    + """
+whole = sample(detail, vae)
+assert brought
+held.get_total_memory = lambda device=None, **_: weights + between / 0.85
+result = [refused(detail, vae)]
+width, height = map(int, re.search(r"It would fit as (\\d+)x(\\d+)", result[0]).groups())
+smaller = sample(detail, vae, width=width, height=height)
+assert smaller.result[0]["samples"].shape[3:] == (height // 8, width // 8)
+result += [whole.result[1], smaller.result[1]]
+held.get_total_memory = real_total
+"""
+)
+
+
+def test_what_cannot_be_decoded_is_not_sampled(inside):
+    refusal, whole, smaller = inside(SMALL + REFUSED, weights=WEIGHTS)
+    assert re.fullmatch(
+        r"decode: decoding 256x384 takes at least 0\.\d GB, 0\.\d GB are free beside the weights\. "
+        r"It would fit as \d+x\d+, or where that much is free\.",
+        refusal,
+    )
+    assert "GB  decode: whole frames" in whole
+    for plan in (whole, smaller):
+        took = plan[plan.index("took ") :].splitlines()
+        assert re.fullmatch(r"took      \d+\.\d s, loading included", took[0])
+        phases = [re.fullmatch(r" +([\d.]+) s  (\w+): [\d.e-]+ TFLOP/s", row) for row in took[1:]]
+        assert [phase[2] for phase in phases] == ["reference", "refine"]
+        assert "ComfyUI keeps as much of them on the card as fits" in plan
+
+
+BUDGET = (
+    SAMPLER
+    + """
+load_models = NODES["LoadSwiftModels"].execute
+latent = vae.encode(noise(9, 384, 256, 3, seed=5).sigmoid())
+free, allowed = vae.decode(latent), []
+
+autoencoder = core("swift_core.vae.autoencoder")
+real_decode, used = autoencoder.WanVAE.decode_chunk, []
+
+def decode_chunk(self, *inputs, banding, **other):
+    if not inputs[0].is_meta:
+        used.append(banding)
+    return real_decode(self, *inputs, banding=banding, **other)
+
+autoencoder.WanVAE.decode_chunk = decode_chunk
+
+def bounded(nbytes):
+    return load_models(models="swift-tiny (bundled)", memory_gb=nbytes / 1e9).result
+
+_, _, roomy, _ = bounded(8e9)
+assert torch.equal(roomy.decode(latent), free) and used[-1].is_whole
+*models, tight, _ = bounded(weights + 1.2 * decode)
+assert torch.equal(tight.decode(latent), free)
+assert not used[-1].is_whole
+for node in ("VAEDecode", "SwiftVAEDecodeTiled"):
+    kind = NODES[node]
+    run = kind.execute if hasattr(kind, "execute") else kind().decode
+    del used[:]
+    run(vae=tight, samples={"samples": latent})
+    assert not used[-1].is_whole
+import copy
+assert copy.copy(tight).budget_nbytes == tight.budget_nbytes
+
+*_, short, _ = bounded(weights + between)
+result = [refused(detail, short)]
+def said(work, *given, **options):
+    try:
+        work(*given, **options)
+    except errors.BudgetError as error:
+        return str(error)
+    raise AssertionError("it went on")
+
+result.append(said(short.decode, latent))
+motion, small, _, _ = bounded(2e7)
+result.append(refused(small, vae))
+inputs = dict(image=noise(1, 64, 64, 3, seed=1).sigmoid(), positive=words, seed=1, steps=1, cfg=1.0)
+run = NODES["MotionReference360P"].execute
+result.append(said(run, motion, width=256, height=192, pixel_frames=9, **inputs))
+assert brought == []
+roomy_motion, *_ = bounded(8e9)
+one = run(roomy_motion, width=64, height=64, pixel_frames=5, **inputs).result[0]
+*_, automatic = [load_models(models="swift-tiny (bundled)").result[0]]
+assert torch.equal(one, run(automatic, width=64, height=64, pixel_frames=5, **inputs).result[0])
+"""
+)
+
+
+def test_a_memory_budget_is_kept_and_changes_no_frame(inside):
+    sampler, decode, dit, stage1 = inside(SMALL + BUDGET, weights=WEIGHTS)
+    allows = r" memory_gb of Load SwiftI2V Models allows 0\.\d+ GB\."
+    assert re.search(r"^decode: decoding 256x384 .* It would fit as .* is free\." + allows, sampler)
+    assert re.fullmatch(
+        r"decoding 256x384 takes at least .* Choose a smaller video, or free memory\." + allows,
+        decode,
+    )
+    for refusal in (dit, stage1):
+        assert re.fullmatch(
+            r"the DiT takes 0\.\d+ GB \(0\.\d+ GB of it for one step\)\. Choose a smaller video or "
+            r"shorter segments, or raise memory_gb: that of Load SwiftI2V Models allows 0\.02 GB\.",
+            refusal,
+        )
+
+
+FILES = """
+import pathlib
+errors = core("swift_core.errors")
+drawn = fill_(autoencoder.WanVAE(replace(vaes.WAN21_VAE, encoder_dim=96, decoder_dim=96)))
+folder = pathlib.Path(folder_paths.models_dir, "vae")
+folder.mkdir(parents=True, exist_ok=True)
+loading, checkpoint = core("nodes.host.loading"), core("swift_core.weights.checkpoint")
+own_files = core("nodes.host.own_files")
+seen = []
+own_files.load_vae = lambda file, budget_nbytes: seen.append(budget_nbytes) or "a vae"
+own_files.inspect_file = lambda slot, *_: __import__("types").SimpleNamespace(path=slot)
+own_files._check_detail = lambda files: None
+load = NODES["LoadSwiftModels"].execute
+load(models="my files", detail_vae="a.safetensors", memory_gb=12.5)
+load(models="my files", detail_vae="a.safetensors")
+assert seen == [12_500_000_000, None], seen
+"""
+
+
+def test_files_get_the_budget_too(inside):
+    inside(SMALL + FILES, weights=WEIGHTS)
