@@ -3,22 +3,27 @@
 import argparse
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MediaError, OutputError
 from ..files import check_writable, reserved
 from ..geometry import PixelShape
+from ..media.codecs import VideoCodec
 from ..media.fidelity import psnr
 from ..media.pictures import fit_picture, load_picture
 from ..media.sources import ClipSource, open_clip
+from ..memory.streaming import StreamReport
 from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
-from ..stages.plan import GenerationPlan
+from ..stages.plan import GenerationPlan, planned_models
+from ..stages.run_plan import RunPlan, plan_run
+from ..stages.runtime import Runtime, log_streamed
 from ..weights.latents import SavedLatent, save_latent
 from ..weights.model_set import ModelSet, add_loras, loras_of
+from .disk import check_disk, video_nbytes
 from .loras import loras_as_data, open_loras
 from .reporting import Bars, machine, peak_memory, write_json
 from .settings import (
@@ -41,7 +46,8 @@ class _Job:
     options: argparse.Namespace
     models: ModelSet
     settings: GenerationSettings
-    plan: GenerationPlan
+    plan: RunPlan
+    runtime: Runtime
     picture: Tensor
     motion: ClipSource | None
 
@@ -52,11 +58,18 @@ def run_generate(options: argparse.Namespace) -> int:
     if options.models is None:
         complain(job.models.description)
     begin = time.perf_counter()
+    streams: list[dict[str, Any]] = []
+
+    def streamed(name: str, report: StreamReport) -> None:
+        log_streamed(name, report)
+        streams.append({"model": name, **report.as_data()})
+
     with reserved(options.output, overwrite=options.overwrite), Bars(quiet=options.quiet) as bars:
-        fidelity = _run(job, bars)
+        fidelity = _run(job, bars, streamed)
     if options.report:
         seconds = time.perf_counter() - begin
-        write_json(_report(job, bars, seconds=seconds, fidelity=fidelity), options.report)
+        report = _report(job, bars, seconds=seconds, fidelity=fidelity)
+        write_json({**report, "streamed": streams}, options.report)
     say(str(options.output))
     return 0
 
@@ -70,14 +83,34 @@ def _check(options: argparse.Namespace) -> _Job:
     plan(models, settings)
     picture = load_picture(options.image)
     motion = _open_motion(options.motion, settings.output) if options.motion else None
+    made = plan(models, settings, motion=motion)
+    check_disk(_written(options, made))
+    runtime = choose_runtime(options)
     return _Job(
         options=options,
         models=models,
         settings=settings,
-        plan=plan(models, settings, motion=motion),
+        plan=plan_run(
+            planned_models(models),
+            made,
+            runtime.resources(),
+            compute=runtime.precision.compute,
+        ),
+        runtime=runtime,
         picture=picture,
         motion=motion,
     )
+
+
+def _written(options: argparse.Namespace, made: GenerationPlan) -> dict[Path, int]:
+    """List the files that a run will write, and about how many bytes of each."""
+    files = {options.output: video_nbytes(made.output, VideoCodec(options.codec))}
+    if options.save_motion:
+        codec = MOTION_CODECS[options.save_motion.suffix.lower()]
+        files[options.save_motion] = video_nbytes(made.motion, codec)
+    if options.save_latent:
+        files[options.save_latent] = made.latent_nbytes
+    return files
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -134,7 +167,7 @@ def _open_motion(path: Path, output: PixelShape) -> ClipSource:
     return source
 
 
-def _run(job: _Job, bars: Bars) -> float:
+def _run(job: _Job, bars: Bars, streamed: Callable[[str, StreamReport], None]) -> float:
     """Run the main path, and give the PSNR of the video's first frame to the picture."""
     options, output = job.options, job.settings.output
 
@@ -156,7 +189,7 @@ def _run(job: _Job, bars: Bars) -> float:
         job.models,
         job.picture,
         job.settings,
-        runtime=choose_runtime(options, bars),
+        runtime=replace(job.runtime, observe=bars, streamed=streamed),
         motion=job.motion,
         keep=Keep(motion=keep_motion, latent=keep_latent),
     )
@@ -197,8 +230,26 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
             "detail": settings.detail_recipe.as_data(),
         },
         "plan": job.plan.as_data(),
+        "device": str(job.runtime.device),
+        "attention": job.runtime.attention_name,
+        "compiled": job.runtime.compiles,
+        "stages": _stages(job.plan, bars),
         "first_frame_psnr_db": fidelity if math.isfinite(fidelity) else None,
         "seconds": {"total": seconds, **bars.seconds},
         "peak_memory": peak_memory(),
         "machine": machine(),
+    }
+
+
+def _stages(plan: RunPlan, bars: Bars) -> dict[str, dict[str, float]]:
+    """Put each stage's time beside its arithmetic and the time that was planned."""
+    return {
+        work.stage: {
+            "seconds": seconds,
+            "planned_seconds": plan.seconds[work.stage],
+            "flops": work.flops,
+            "flops_per_second": work.flops / seconds,
+        }
+        for work in plan.generation.work
+        if (seconds := bars.seconds.get(work.stage))
     }

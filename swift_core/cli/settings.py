@@ -16,7 +16,7 @@ from ..memory.slabs import Slabs
 from ..model.attention_backends import AttentionChoice, choose_attention
 from ..model.scaled import check_products
 from ..precision import BF16, FP32
-from ..progress import Observer
+from ..progress import Observer, ignore
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
 from ..stages.run_plan import Resources
 from ..stages.runtime import Runtime
@@ -89,7 +89,7 @@ def recipe(options: argparse.Namespace, usual: Recipe, *, prefix: str) -> Recipe
     return replace(usual, **changes)
 
 
-def choose_runtime(options: argparse.Namespace, observe: Observer) -> Runtime:
+def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> Runtime:
     """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
 
     Raises:

@@ -25,6 +25,7 @@ class CodecSpec:
         bits: of each stored value.
         chroma_step: rows and columns that share one chroma value; None: stored as RGB, lossless.
         quality: the default constant rate factor, 0 (best) to 51; None: the codec has no such knob.
+        bits_per_pixel: of a clip with film grain at the default quality; smooth ones take less.
         least_side: the shortest side it stores.
         tag: the name of the codec in MP4 and MOV, where the usual one is not understood by all.
     """
@@ -35,6 +36,7 @@ class CodecSpec:
     bits: int
     chroma_step: tuple[int, int] | None
     quality: int | None
+    bits_per_pixel: float
     least_side: int = 2
     options: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
@@ -47,6 +49,7 @@ CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 CODECS = {
     VideoCodec.H264: CodecSpec(
         encoder="libx264",
+        bits_per_pixel=1.2,
         suffixes=(".mp4", ".mov", ".mkv"),
         pixel_format="yuv420p",
         bits=8,
@@ -56,6 +59,7 @@ CODECS = {
     ),
     VideoCodec.HEVC10: CodecSpec(
         encoder="libx265",
+        bits_per_pixel=0.9,
         suffixes=(".mp4", ".mov", ".mkv"),
         pixel_format="yuv420p10le",
         bits=10,
@@ -67,6 +71,7 @@ CODECS = {
     ),
     VideoCodec.PRORES: CodecSpec(
         encoder="prores_ks",
+        bits_per_pixel=4.3,
         suffixes=(".mov",),
         pixel_format="yuv422p10le",
         bits=10,
@@ -76,6 +81,7 @@ CODECS = {
     ),
     VideoCodec.FFV1: CodecSpec(
         encoder="ffv1",
+        bits_per_pixel=14.0,
         suffixes=(".mkv",),
         least_side=1,
         pixel_format="bgr0",  # what FFV1 calls 8-bit RGB; it takes gbrp from 9 bits on only

@@ -170,6 +170,8 @@ def to_video_frame(picture: Float[Tensor, "h w 3"], spec: CodecSpec) -> VideoFra
         packed = F.pad(levels, (0, 1)).flatten(1)
         plane_values(frame.planes[0], bits=8, channels=4)[:] = packed.cpu().numpy()
         return frame
+    # Colour by colour in memory, as the arithmetic goes through it.
+    picture = picture.movedim(-1, 0).contiguous().movedim(0, -1)
     check_numbers(picture)
     shades = picture.float().clamp(0, 1)
     planes = rgb_to_planes(shades, bits=spec.bits, chroma_step=spec.chroma_step)

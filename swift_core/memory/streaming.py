@@ -51,6 +51,15 @@ class StreamReport:
             return 1.0
         return max(0.0, 1 - self.waited_seconds / self.copy_seconds)
 
+    def as_data(self) -> dict[str, int | float]:
+        """Give it as plain data, for JSON."""
+        return {
+            "copied_nbytes": self.copied_nbytes,
+            "copy_seconds": self.copy_seconds,
+            "waited_seconds": self.waited_seconds,
+            "hidden_share": self.hidden_share,
+        }
+
     def describe(self) -> str:
         """Say it in words."""
         return (

@@ -124,6 +124,12 @@ class FastAttention:
         self._function: Callable[..., Any] | None = None
         self._failed = False
 
+    @property
+    def name(self) -> str:
+        """Name what computes now."""
+        failed = f"sdpa, because {self.backend.name} failed"
+        return failed if self._failed else self.backend.name
+
     def __call__(
         self, query: Float[Tensor, "b s n d"], memory: KeyValue, *, passed: set[Kind]
     ) -> Float[Tensor, "b s n d"]:

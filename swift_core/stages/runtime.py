@@ -69,6 +69,11 @@ class Runtime:
     reads_ahead: bool = False
     order: ReadingOrder | None = None
 
+    @property
+    def attention_name(self) -> str:
+        """Name what computes self-attention, by now."""
+        return "sdpa" if self.attention is None else self.attention.name
+
     def resources(self) -> Resources:
         """Tell what a run may use now."""
         budget, room = self.budget_nbytes, self.free_nbytes

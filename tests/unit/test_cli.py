@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,11 @@ def test_generate_writes_everything_it_was_asked_for(generate, tmp_path, capsys)
     phases = {"motion: picture", "motion", "motion: decode", "reference", "refine", "decode"}
     assert phases < set(report["seconds"])
     assert report["recipes"]["detail"]["steps"] == 1
+    assert set(report["stages"]) == phases
+    refine = report["stages"]["refine"]
+    assert refine["flops_per_second"] == pytest.approx(refine["flops"] / refine["seconds"])
+    assert refine["planned_seconds"] == report["plan"]["seconds"]["refine"]
+    assert (report["attention"], report["compiled"], report["streamed"]) == ("sdpa", False, [])
     assert not list(tmp_path.rglob("*.part*"))
 
 
@@ -156,6 +162,28 @@ def test_the_same_words_make_the_same_video_and_another_seed_another(generate, t
     a, b, c = (read_video(tmp_path / name).frames for name in ("a.mkv", "b.mkv", "c.mkv"))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_what_was_streamed_is_reported(generate, tmp_path):
+    words = ["--memory", "0.01", "--vae-memory", "1", "--report", tmp_path / "report.json"]
+    assert generate("--codec", "ffv1", output="a.mkv") == 0
+    assert generate("--codec", "ffv1", *words, output="b.mkv") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["streamed"]
+    assert all(entry["copied_nbytes"] > 0 for entry in report["streamed"])
+    assert "streamed" in report["plan"]["memory"]["stages"]["refine"]["how"]
+    a, b = read_video(tmp_path / "a.mkv"), read_video(tmp_path / "b.mkv")
+    assert torch.equal(a.frames, b.frames)
+
+
+def test_a_disk_without_room_is_found_out_before_the_run(generate, refuses, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage)
+    refuses(
+        lambda: generate("--save-latent", tmp_path / "not yet" / "latent.safetensors"),
+        "0.00 GB free, and about 0.00 GB will be written; make room",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
 def test_decoding_a_saved_latent_gives_the_same_video(generate, tmp_path):
