@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -12,24 +11,33 @@ from ..swift_core.errors import CheckpointError
 from ..swift_core.flow.recipe import Recipe
 from ..swift_core.geometry import MOTION_SCALE, OUTPUT_MULTIPLE, PixelShape, nearest_multiple
 from ..swift_core.media.sources import ClipInMemory
-from ..swift_core.model.config import DiTConfig
+from ..swift_core.memory.working import Step
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Observer, Phase
 from ..swift_core.segments.plan import SegmentSettings
 from ..swift_core.segments.sampler import Finished, check_segment_seeds
-from ..swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan, plan_generation
+from ..swift_core.stages.plan import GenerationPlan, plan_generation
 from ..swift_core.stages.prompt import read_prompt
 from ..swift_core.stages.reference import build_reference, check_motion
 from ..swift_core.stages.refine import RefineSettings, refine
+from ..swift_core.stages.work import PlannedModels
 from .host.conditioning import prompt_embeddings
 from .host.core_stages import check_detail_model, refine_with_model
-from .host.guided import Guidance, model_config
+from .host.guided import Guidance
 from .host.latents import to_latent
-from .host.memory import make_runtime
+from .host.memory import check_whole, make_runtime
+from .host.plans import describe_taken, plan_with_vae, stage2_models
 from .host.previews import make_previewer
 from .host.progress import NodeProgress
 from .host.resume import finished_of, open_store
-from .host.vae import encode_memory, open_vae, vae_config, vae_runtime
+from .host.vae import (
+    budget_of,
+    encode_memory,
+    open_vae,
+    saying_what_helps,
+    vae_config,
+    vae_runtime,
+)
 from .schema import advanced, make_schema
 from .settings import (
     colours,
@@ -184,7 +192,8 @@ class CSG2KSampler(io.ComfyNode):
         made = make_recipe(**recipe)
         output = _output_shape(motion, width, height)
         check_motion(ClipInMemory(motion).shape, output)
-        plan = _plan(detail_model, vae, output, segments, made)
+        models = stage2_models(detail_model, vae)
+        plan = _plan(models, output, segments, made)
         settings = RefineSettings(
             plan=plan.segments,
             recipe=made,
@@ -195,13 +204,18 @@ class CSG2KSampler(io.ComfyNode):
         check_segment_seeds(plan.segments, settings.segment_seeds)
         guidance = Guidance(positive=positive, negative=negative, cfg=made.cfg)
         observe = NodeProgress(_units(plan, made), make_previewer(vae))
-        sample = _prepare(detail_model, vae, guidance, settings, observe)
+        sample = _prepare(detail_model, vae, guidance, settings, plan.detail_step, observe)
+        whole = plan_with_vae(models, plan, vae)  # refuses what could not be decoded either
+        observe.start()
         reference = _reference(vae, image, motion, plan, observe)
+        observe.lap(Phase.REFERENCE)
         store = open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference)
         finished = finished_of(store, plan.segments, reference) if resume else Finished()
         latent = sample(reference, finished)
+        observe.lap(Phase.REFINE)
         store.discard()
-        words = plan.describe()
+        taken = describe_taken(plan, observe.seconds, resumed=len(finished.targets))
+        words = f"{whole.describe()}\n{taken}"
         return io.NodeOutput(to_latent(latent, vae), words, ui=ui.PreviewText(words))
 
 
@@ -214,17 +228,23 @@ def _units(plan: GenerationPlan, recipe: Recipe) -> dict[Phase, int]:
 
 
 def _reference(vae: Any, image: Any, motion: Any, plan: GenerationPlan, observe: Observer) -> Any:
-    return build_reference(
-        open_vae(vae, memory_required=encode_memory(vae, plan.output)),
-        first_picture(image),
-        colours(motion),
-        output=plan.output,
-        runtime=vae_runtime(vae, observe),
-    )
+    with saying_what_helps(budget_of(vae)):
+        return build_reference(
+            open_vae(vae, memory_required=encode_memory(vae, plan.output)),
+            first_picture(image),
+            colours(motion),
+            output=plan.output,
+            runtime=vae_runtime(vae, observe),
+        )
 
 
 def _prepare(
-    detail_model: Any, vae: Any, guidance: Guidance, settings: RefineSettings, observe: Observer
+    detail_model: Any,
+    vae: Any,
+    guidance: Guidance,
+    settings: RefineSettings,
+    step: Step,
+    observe: Observer,
 ) -> Callable[[Any, Finished], Any]:
     """Refuse what cannot be sampled, and give what samples, from the reference on."""
     runtime = make_runtime(FP32, observe)
@@ -244,6 +264,7 @@ def _prepare(
             f"detail_model makes latents of {slot.config.out_channels} channels, the VAE "
             f"{channels}: connect the vae that LoadSwiftModels gives beside it."
         )
+    check_whole(slot.config, step, precision=FP32, budget_nbytes=detail_model.budget_nbytes)
     prompt = prompt_embeddings(
         guidance.positive, guidance.negative, text_dim=slot.config.text_dim, runtime=runtime
     )
@@ -274,21 +295,9 @@ def _output_shape(motion: Any, width: int, height: int) -> PixelShape:
 
 
 def _plan(
-    detail_model: Any,
-    vae: Any,
-    output: PixelShape,
-    segments: SegmentSettings | None,
-    recipe: Recipe,
+    models: PlannedModels, output: PixelShape, segments: SegmentSettings | None, recipe: Recipe
 ) -> GenerationPlan:
     """Plan Stage II, or refuse it, before any weight is moved."""
-    if detail_model is None or vae is None:
-        raise CheckpointError(
-            "there is no Stage II model or VAE: choose detail and detail_vae in Load SwiftI2V "
-            "Models, or its bundled set."
-        )
-    own = isinstance(detail_model, OwnDetailModel)
-    config: DiTConfig = detail_model.slot.config if own else model_config(detail_model)
-    models = replace(PUBLISHED_MODELS, detail=config, detail_vae=vae_config(vae))
     return plan_generation(
         output,
         segments or SegmentSettings(),

@@ -15,6 +15,8 @@ from .types import DetailModelType, MotionModelType
 
 MY_FILES = "my files"
 
+MOST_GIGABYTES = 1024.0
+
 
 class LoadSwiftModels(io.ComfyNode):
     """Load a set of models: the bundled one, or files of one's own."""
@@ -84,6 +86,22 @@ class LoadSwiftModels(io.ComfyNode):
                 *_second_lora("motion_high_lora_2", "motion_high_lora"),
                 *_second_lora("motion_low_lora_2", "motion_low_lora"),
                 *_second_lora("detail_lora_2", "detail_lora"),
+                advanced(
+                    io.Float.Input(
+                        "memory_gb",
+                        default=0.0,
+                        min=0.0,
+                        max=MOST_GIGABYTES,
+                        step=0.5,
+                        round=0.01,
+                        tooltip=(
+                            "What a VAE may take of the card, weights and work together, in GB; "
+                            "with less it works in finer bands, and its pictures are the same. 0 "
+                            "is automatic: what ComfyUI has free. The bundled set's DiTs are "
+                            "refused beyond it; your own DiTs are ComfyUI's to fit."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 MotionModelType.Output(
@@ -102,11 +120,12 @@ class LoadSwiftModels(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, models: str, **chosen: Any) -> io.NodeOutput:
+    def execute(cls, models: str, memory_gb: float = 0.0, **chosen: Any) -> io.NodeOutput:
         """Load, or refuse before anything large is read."""
+        budget = int(1e9 * memory_gb) or None
         if models == BUNDLED:
-            return io.NodeOutput(*load_bundled())
-        return io.NodeOutput(*load_own_files(**chosen))
+            return io.NodeOutput(*load_bundled(budget))
+        return io.NodeOutput(*load_own_files(budget_nbytes=budget, **chosen))
 
 
 def _file(name: str, folder: str, tooltip: str) -> Any:

@@ -8,16 +8,24 @@ from comfy_api.latest import io
 
 from ..swift_core.errors import CheckpointError
 from ..swift_core.geometry import PixelShape, check_output_size, latent_frames_of
+from ..swift_core.memory.working import Step
 from ..swift_core.precision import FP32
 from ..swift_core.progress import Phase
 from ..swift_core.stages.motion import MotionSettings, make_motion
+from ..swift_core.vae.memory import plan_decode
 from .host.conditioning import prompt_embeddings
 from .host.core_stages import make_core_motion
 from .host.guided import Guidance
-from .host.memory import make_runtime
+from .host.memory import check_whole, make_runtime
 from .host.previews import make_own_previewer, make_previewer
 from .host.progress import NodeProgress
-from .host.vae import vae_runtime
+from .host.vae import (
+    beside_weights,
+    budget_of,
+    saying_what_helps,
+    vae_runtime,
+    weights_nbytes,
+)
 from .schema import make_schema
 from .settings import first_picture, make_recipe, sampling_inputs, side_input
 from .types import CoreMotionModel, MotionModelType, OwnMotionModel
@@ -149,14 +157,31 @@ def _own(models: OwnMotionModel, picture: Any, guidance: Guidance, settings: Mot
         settings.shape.width,
         multiple=models.motion_vae.config.compression.space * models.motion_high.config.patch.width,
     )
+    budget, room = models.budget_nbytes, _room(models, settings)
     previewer = make_own_previewer(lambda: models.motion_vae.load(FP32))
     observe = NodeProgress(_units(settings), previewer)
-    runtime = make_runtime(FP32, observe)
+    runtime = make_runtime(FP32, observe, most_nbytes=room)
     text_dim = models.motion_high.config.text_dim
     prompt = prompt_embeddings(
         guidance.positive, guidance.negative, text_dim=text_dim, runtime=runtime
     )
-    return make_motion(models, picture, prompt, settings, runtime=runtime)
+    with saying_what_helps(budget):
+        return make_motion(models, picture, prompt, settings, runtime=runtime)
+
+
+def _room(models: OwnMotionModel, settings: MotionSettings) -> int | None:
+    """Refuse what the memory budget does not allow, and give its share for the VAE's work."""
+    budget = models.budget_nbytes
+    if budget is None:
+        return None
+    shape, vae = settings.shape, models.motion_vae.config
+    window = shape.latent(vae.compression, channels=vae.latent_channels)
+    step = Step(window=window, prompts=settings.recipe.prompts)
+    check_whole(models.motion_high.config, step, precision=FP32, budget_nbytes=budget)
+    room = beside_weights(budget, weights_nbytes(vae, FP32.weights))
+    with saying_what_helps(budget):
+        plan_decode(vae, shape, compute=FP32.compute, budget_nbytes=room)
+    return room
 
 
 def _core(
@@ -164,7 +189,8 @@ def _core(
 ) -> Any:
     observe = NodeProgress(_units(settings), make_previewer(models.vae))
     runtime = vae_runtime(models.vae, observe)
-    return make_core_motion(models, picture, guidance, settings, runtime=runtime)
+    with saying_what_helps(budget_of(models.vae)):
+        return make_core_motion(models, picture, guidance, settings, runtime=runtime)
 
 
 def _core_models(model: Any, low: Any, vae: Any) -> CoreMotionModel:

@@ -8,6 +8,7 @@ from ..swift_core.geometry import PixelShape
 from ..swift_core.segments.plan import Interaction, RopePositions, SegmentSettings
 from ..swift_core.stages.plan import plan_generation
 from ..swift_core.weights.set_file import DEFAULT_RECIPE
+from .host.plans import describe_for_card
 from .schema import advanced, make_schema
 from .settings import read_choice, side_input
 from .types import SegmentsType
@@ -133,7 +134,7 @@ class SegmentOverlapConfig(io.ComfyNode):
         plan_height: int = 1408,
         plan_frames: int = 81,
     ) -> io.NodeOutput:
-        """Give the settings, and plan a video of Wan2.2's models with them."""
+        """Give the settings, and plan a video of Wan2.2's models with them, on this card."""
         settings = SegmentSettings(
             segment_length=segment_length,
             neighbors=neighbors,
@@ -142,8 +143,8 @@ class SegmentOverlapConfig(io.ComfyNode):
             interaction=read_choice(Interaction, "interaction", interaction),
         )
         output = PixelShape(pixel_frames=plan_frames, height=plan_height, width=plan_width)
-        plan = plan_generation(
+        made = plan_generation(
             output, settings, motion_recipe=DEFAULT_RECIPE, detail_recipe=DEFAULT_RECIPE
         )
-        words = plan.describe()
+        words = describe_for_card(made)
         return io.NodeOutput(settings, words, ui=ui.PreviewText(words))

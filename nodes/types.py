@@ -27,12 +27,15 @@ class OwnMotionModel:
         motion_low: Stage I at low noise levels.
         motion_vae: its VAE.
         boundary: sigma from which on the high-noise expert works.
+        budget_nbytes: what one of its models may take, weights and work together; None: what there
+            is.
     """
 
     motion_high: Slot[DiTConfig, WanDiT]
     motion_low: Slot[DiTConfig, WanDiT] | None
     motion_vae: Slot[VAEConfig, WanVAE]
     boundary: float
+    budget_nbytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,12 @@ class CoreMotionModel:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnDetailModel:
-    """Stage II of a model set of ours."""
+    """Stage II of a model set of ours.
+
+    Attributes:
+        slot: its DiT.
+        budget_nbytes: what it may take, weights and work together; None: what there is.
+    """
 
     slot: Slot[DiTConfig, WanDiT]
+    budget_nbytes: int | None = None

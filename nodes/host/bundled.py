@@ -14,15 +14,23 @@ from .memory import managed_slot
 BUNDLED = "swift-tiny (bundled)"
 
 
-def load_bundled() -> tuple[OwnMotionModel, OwnDetailModel, Any, Any]:
-    """Open the bundled set: motion model, detail model, VAE, CLIP; its few weights are fp32."""
+def load_bundled(
+    budget_nbytes: int | None = None,
+) -> tuple[OwnMotionModel, OwnDetailModel, Any, Any]:
+    """Open the bundled set: motion model, detail model, VAE, CLIP; its few weights are fp32.
+
+    Args:
+        budget_nbytes: what each may take, weights and work together; None: what there is.
+    """
     models = open_bundled_set()
     motion = OwnMotionModel(
         motion_high=managed_slot(models.motion_high, FP32),
         motion_low=models.motion_low and managed_slot(models.motion_low, FP32),
         motion_vae=managed_slot(models.motion_vae, FP32),
         boundary=models.boundary,
+        budget_nbytes=budget_nbytes,
     )
-    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32))
+    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32), budget_nbytes=budget_nbytes)
     vae = SwiftVAE(models.detail_vae.load(FP32), FP32.compute)
+    vae.budget_nbytes = budget_nbytes
     return motion, detail, vae, SwiftCLIP(models.text.load(FP32))

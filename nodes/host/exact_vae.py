@@ -30,7 +30,13 @@ BYTES_PER_PIXEL = 3000
 
 
 class ExactVAE(comfy.sd.VAE):
-    """A VAE of ComfyUI's that holds Wan's weights, and that decodes and encodes as our nodes do."""
+    """A VAE of ComfyUI's that holds Wan's weights, and that decodes and encodes as our nodes do.
+
+    Attributes:
+        budget_nbytes: what it may take, weights and work together; None: what there is.
+    """
+
+    budget_nbytes: int | None = None
 
     def decode(
         self, samples_in: Float[Tensor, "b c t h w"], vae_options: Mapping[str, Any] | None = None

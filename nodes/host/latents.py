@@ -6,25 +6,31 @@ The VAE that a latent belongs to turns raw ones into normalised ones, and clips 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import comfy.model_management
-import torch
 
 from ...swift_core.errors import GeometryError
 from ...swift_core.geometry import PixelShape, pixel_frames_of
 from ...swift_core.progress import Observer, Phase
 from ...swift_core.shapes import Float, Tensor
 from ...swift_core.stages.pixels import chunk_clip, decode_clip, encode_clip, to_pixels
-from ...swift_core.vae.autoencoder import WanVAE
-from ...swift_core.vae.config import VAEConfig
-from .vae import decode_memory, encode_memory, open_vae, vae_config, vae_runtime
+from .vae import (
+    budget_of,
+    decode_memory,
+    encode_memory,
+    open_vae,
+    saying_what_helps,
+    vae_config,
+    vae_runtime,
+    without_weights,
+)
 
 
 def to_latent(latent: Float[Tensor, "1 c t h w"], vae: Any) -> dict[str, Any]:
     """Give a normalised latent as LATENT: core's nodes and ours read it."""
-    raw = _without_weights(vae_config(vae)).denormalize(latent.float())
+    raw = without_weights(vae_config(vae)).denormalize(latent.float())
     return {"samples": raw.to(comfy.model_management.intermediate_device())}
 
 
@@ -40,7 +46,7 @@ def from_latent(samples: dict[str, Any], vae: Any) -> Float[Tensor, "1 c t h w"]
         raise GeometryError(
             f"the latent holds {len(raw)} clips; decode one at a time (LatentFromBatch)."
         )
-    return _without_weights(vae_config(vae)).normalize(raw.float())
+    return without_weights(vae_config(vae)).normalize(raw.float())
 
 
 def clip_shape(samples: dict[str, Any], vae: Any) -> PixelShape:
@@ -73,9 +79,10 @@ def decode_stream(
     Raises:
         BudgetError: if there is too little memory for it.
     """
-    runtime = vae_runtime(vae, observe)
-    own = open_vae(vae, memory_required=decode_memory(vae, clip_shape({"samples": latent}, vae)))
-    yield from decode_clip(own, latent, phase=Phase.DECODE, runtime=runtime)
+    runtime, shape = vae_runtime(vae, observe), clip_shape({"samples": latent}, vae)
+    with saying_what_helps(budget_of(vae)):
+        own = open_vae(vae, memory_required=decode_memory(vae, shape))
+        yield from decode_clip(own, latent, phase=Phase.DECODE, runtime=runtime)
 
 
 def decode_images(
@@ -108,20 +115,14 @@ def encode_images(
     frames, height, width = clip.shape[:3]
     shape = PixelShape(pixel_frames=frames, height=height, width=width)
     runtime = vae_runtime(vae, observe)
-    own = open_vae(vae, memory_required=encode_memory(vae, shape))
     bring = partial(to_pixels, runtime=runtime)
-    latent = encode_clip(
-        own,
-        lambda: map(bring, chunk_clip(clip, time=own.config.compression.time)),
-        shape=shape,
-        phase=Phase.REFERENCE,
-        runtime=runtime,
-    )
+    with saying_what_helps(budget_of(vae)):
+        own = open_vae(vae, memory_required=encode_memory(vae, shape))
+        latent = encode_clip(
+            own,
+            lambda: map(bring, chunk_clip(clip, time=own.config.compression.time)),
+            shape=shape,
+            phase=Phase.REFERENCE,
+            runtime=runtime,
+        )
     return own.denormalize(latent)
-
-
-@lru_cache(maxsize=4)
-def _without_weights(config: VAEConfig) -> WanVAE:
-    """Give a VAE for what its weights do not matter to."""
-    with torch.device("meta"):
-        return WanVAE(config)

@@ -59,9 +59,14 @@ def _model_under_names(checkpoint: Checkpoint, options: dict[str, Any], **other:
     return model
 
 
-def load_vae(checkpoint: Checkpoint) -> Any:
-    """Load a VAE, to be decoded and encoded exactly in every node."""
+def load_vae(checkpoint: Checkpoint, budget_nbytes: int | None = None) -> Any:
+    """Load a VAE, to be decoded and encoded exactly in every node.
+
+    Args:
+        budget_nbytes: what it may take, weights and work together; None: what there is.
+    """
     vae = ExactVAE(sd=read_state(checkpoint))
+    vae.budget_nbytes = budget_nbytes
     vae.patcher.cached_patcher_init = (_vae_patcher, (checkpoint,))
     return vae
 

@@ -9,9 +9,13 @@ import comfy.model_patcher
 import torch
 from torch import nn
 
+from ...swift_core.errors import BudgetError
+from ...swift_core.memory.working import Step
+from ...swift_core.model.config import DiTConfig
 from ...swift_core.model.dit import WanDiT
 from ...swift_core.precision import Precision
 from ...swift_core.progress import Observer, ignore
+from ...swift_core.stages.fit import dit_nbytes
 from ...swift_core.stages.runtime import Runtime
 from ...swift_core.weights.model_set import Slot
 
@@ -95,6 +99,7 @@ def make_runtime(
     *,
     device: torch.device | None = None,
     patcher: Any = None,
+    most_nbytes: int | None = None,
 ) -> Runtime:
     """Compute where ComfyUI computes, in the memory that it says is free.
 
@@ -102,21 +107,52 @@ def make_runtime(
         device: another one than ComfyUI's main one.
         patcher: of the model that works: newer versions of ComfyUI count as free what they take
             back from models by themselves, and tell so by it.
+        most_nbytes: for a VAE beside its weights, however much is free.
     """
     place = comfy.model_management.get_torch_device() if device is None else device
     ask = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)
 
     def free_nbytes() -> int:
-        return usable_nbytes(ask(place), place)
+        free = usable_nbytes(ask(place), place)
+        return free if most_nbytes is None else min(free, most_nbytes)
 
     return Runtime(device=place, precision=precision, observe=observe, free_nbytes=free_nbytes)
 
 
-def most_nbytes(patcher: Any) -> int:
+def most_nbytes(device: torch.device, *, weights_nbytes: int) -> int:
     """Tell what a model may compute in at most: beside its weights, with all else gone."""
-    device = patcher.load_device
     total = comfy.model_management.get_total_memory(device)
-    return usable_nbytes(total - patcher.model_size(), device)
+    return usable_nbytes(total - weights_nbytes, device)
+
+
+def check_whole(
+    config: DiTConfig, step: Step, *, precision: Precision, budget_nbytes: int | None
+) -> None:
+    """Refuse a DiT of ours, which ComfyUI brings as a whole, where it is allowed less memory.
+
+    Args:
+        step: the largest that it will be asked for.
+        budget_nbytes: for weights and work together; None: as much as there is.
+
+    Raises:
+        BudgetError: saying what would do.
+    """
+    if budget_nbytes is None:
+        return
+    block, fixed = dit_nbytes(config, compute=precision.weights)
+    working = step.nbytes(config, compute=precision.compute)
+    least = fixed + config.layers * block + working
+    if least > budget_nbytes:
+        raise BudgetError(
+            f"the DiT takes {_in_gb(least)} GB ({_in_gb(working)} GB of it for one step). Choose a "
+            "smaller video or shorter segments, or raise memory_gb: that of Load SwiftI2V Models "
+            f"allows {_in_gb(budget_nbytes)} GB.",
+            least_nbytes=least,
+        )
+
+
+def _in_gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g}"
 
 
 def usable_nbytes(nbytes: float, device: torch.device) -> int:

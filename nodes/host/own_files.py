@@ -30,11 +30,17 @@ WAN21_VAE, WAN22_VAE = "wan_2.1_vae (16 channels)", "wan2.2_vae (48 channels)"
 
 
 def load_own_files(
-    *, text_encoder: str = NONE, weight_format: str = "default", **chosen: Any
+    *,
+    text_encoder: str = NONE,
+    weight_format: str = "default",
+    budget_nbytes: int | None = None,
+    **chosen: Any,
 ) -> tuple[CoreMotionModel | None, Any, Any, Any]:
     """Load motion model, detail model, Stage II's VAE and CLIP; None where nothing is chosen.
 
     Args:
+        budget_nbytes: what a VAE may take, weights and work together; None: what there is. The
+            others are ComfyUI's to fit.
         chosen: file names by slot, ``"none"`` or absent for none; ``<slot>_lora``,
             ``<slot>_lora_2``, and the ``_strength`` of each.
 
@@ -64,7 +70,7 @@ def load_own_files(
         text = inspect_file("text_encoder", "text_encoders", text_encoder)
         check_text_encoder("text_encoder", text)
 
-    opened = _Opened(files, loras, weight_format)
+    opened = _Opened(files, loras, weight_format, budget_nbytes)
     motion = None
     if "motion_high" in files:
         motion = CoreMotionModel(
@@ -95,10 +101,12 @@ class _Opened:
         files: Mapping[str, Checkpoint],
         loras: Mapping[str, tuple[ChosenLora, ...]],
         weight_format: str,
+        budget_nbytes: int | None,
     ) -> None:
         self._files = files
         self._loras = loras
         self._weight_format = weight_format
+        self._budget_nbytes = budget_nbytes
         self._loaded: dict[Path, Any] = {}
 
     def model(self, slot: str) -> Any:
@@ -110,7 +118,7 @@ class _Opened:
 
     def vae(self, slot: str) -> Any:
         """Load the VAE of a slot."""
-        return self._load(slot, load_vae)
+        return self._load(slot, partial(load_vae, budget_nbytes=self._budget_nbytes))
 
     def _load(self, slot: str, load: Callable[[Checkpoint], Any]) -> Any:
         if slot not in self._files:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_RUNS = 4
 """Stopped runs that are kept; a 2K run of 81 frames takes 60 MB."""
 
+_WITHOUT_EFFECT = ("memory_gb",)
+"""Inputs that change no number: a run that was short of memory may go on with less."""
+
 
 def open_store(
     graph: DynamicPrompt, node: str, reference: Float[Tensor, "1 c t h w"]
@@ -60,7 +63,8 @@ def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
         if name in found or not graph.has_node(name):
             continue
         entry = graph.get_node(name)
-        found[name] = [entry["class_type"], entry["inputs"]]
+        settings = {key: of for key, of in entry["inputs"].items() if key not in _WITHOUT_EFFECT}
+        found[name] = [entry["class_type"], settings]
         for value in entry["inputs"].values():
             if isinstance(value, list) and len(value) == 2:  # a link: node id and output
                 waiting.append(str(value[0]))

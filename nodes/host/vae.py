@@ -6,14 +6,16 @@ of ours in ComfyUI's clothes (``exact_vae``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...swift_core.errors import CheckpointError
+from ...swift_core.errors import BudgetError, CheckpointError
 from ...swift_core.geometry import PixelShape
 from ...swift_core.precision import Precision
 from ...swift_core.progress import Observer, ignore
@@ -106,7 +108,70 @@ def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
 
 def vae_runtime(vae: Any, observe: Observer = ignore) -> Runtime:
     """Compute where ComfyUI has a VAE computed, in its number formats."""
-    return make_runtime(vae_precision(vae), observe, device=vae.device, patcher=vae.patcher)
+    return make_runtime(
+        vae_precision(vae),
+        observe,
+        device=vae.device,
+        patcher=vae.patcher,
+        most_nbytes=_allowed(vae),
+    )
+
+
+def room_beside(vae: Any) -> int:
+    """Tell what a VAE may compute in at most, beside its weights: on its device, and by the loader.
+
+    This is what a device with nothing else on it has.
+    """
+    patcher = vae.patcher
+    most = most_nbytes(patcher.load_device, weights_nbytes=patcher.model_size())
+    allowed = _allowed(vae)
+    return most if allowed is None else min(most, allowed)
+
+
+def _allowed(vae: Any) -> int | None:
+    """Give what the loader's memory budget leaves beside the weights; None without one."""
+    budget = budget_of(vae)
+    return None if budget is None else beside_weights(budget, vae.patcher.model_size())
+
+
+def budget_of(vae: Any) -> int | None:
+    """Give the loader's memory budget; VAEs of other loaders have none."""
+    return getattr(vae, "budget_nbytes", None)
+
+
+def beside_weights(budget_nbytes: int, weights_nbytes: int) -> int:
+    """Tell what a budget for weights and work together leaves for the work."""
+    return max(0, budget_nbytes - weights_nbytes)
+
+
+def weights_nbytes(config: VAEConfig, dtype: torch.dtype) -> int:
+    """Tell how large a VAE's weights are."""
+    return sum(p.numel() * dtype.itemsize for p in without_weights(config).parameters())
+
+
+@lru_cache(maxsize=4)
+def without_weights(config: VAEConfig) -> WanVAE:
+    """Give a VAE for what its weights do not matter to."""
+    with torch.device("meta"):
+        return WanVAE(config)
+
+
+@contextmanager
+def saying_what_helps(budget_nbytes: int | None) -> Iterator[None]:
+    """Add to a refusal what the user can do.
+
+    Args:
+        budget_nbytes: the loader's; None without one.
+    """
+    try:
+        yield
+    except BudgetError as error:
+        said = str(error)
+        if not said.endswith("."):  # it names no way out
+            said += ". Choose a smaller video, or free memory."
+        if budget_nbytes is not None:
+            said += f" memory_gb of Load SwiftI2V Models allows {budget_nbytes / 1e9:g} GB."
+        raise BudgetError(said, share=error.share, least_nbytes=error.least_nbytes) from error
 
 
 def encode_memory(vae: Any, shape: PixelShape) -> float:
@@ -132,6 +197,6 @@ def _memory(plan: Callable[..., VaePlan], vae: Any, shape: PixelShape) -> float:
         vae_config(vae),
         shape,
         compute=vae_precision(vae).compute,
-        budget_nbytes=most_nbytes(vae.patcher),
+        budget_nbytes=room_beside(vae),
     )
     return room_for(made.peak.working_nbytes)

@@ -209,7 +209,7 @@ def test_it_asks_for_what_the_plan_takes(inside):
     assert decoding == ours
     assert decoding.startswith("decoding 128x128 takes at least ")
     assert encoding.startswith("encoding 128x128 takes at least ")
-    assert decoding.endswith("free: choose a smaller video, or free memory.")
+    assert decoding.endswith("free beside the weights. Choose a smaller video, or free memory.")
 
 
 AT_2K = """

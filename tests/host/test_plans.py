@@ -124,7 +124,8 @@ def sample(detail, vae, width=256, height=384):
     sampler.hidden = __import__("types").SimpleNamespace(dynprompt=None, unique_id="1")
     return sampler.execute(
         detail, vae, noise(1, 96, 64, 3, seed=1).sigmoid(),
-        noise(9, height // 4, width // 4, 3, seed=2).sigmoid(), words, width, height, 3, steps=1, cfg=1.0, resume=False,
+        noise(9, height // 4, width // 4, 3, seed=2).sigmoid(), words, width, height, 3,
+        steps=1, cfg=1.0, resume=False,
     )
 
 def refused(*given, **size):
@@ -282,3 +283,47 @@ assert seen == [12_500_000_000, None], seen
 
 def test_files_get_the_budget_too(inside):
     inside(SMALL + FILES, weights=WEIGHTS)
+
+
+RESUMED = """
+class Graph:
+    def __init__(self, **loading):
+        self.nodes = {
+            "1": {"class_type": "LoadSwiftModels", "inputs": {"models": "my files", **loading}},
+            "2": {"class_type": "CSG2KSampler", "inputs": {"detail_model": ["1", 1], "seed": 3}},
+        }
+    def has_node(self, name): return name in self.nodes
+    def get_node(self, name): return self.nodes[name]
+
+resuming = core("nodes.host.resume")
+reference = noise(1, 48, 3, 2, 2, seed=1)
+opened = []
+
+class Store:
+    def __init__(self, folder): opened.append(folder.name)
+
+resuming.SegmentStore = Store
+for loading in ({}, {"memory_gb": 0.0}, {"memory_gb": 8.0}, {"detail": "other.safetensors"}):
+    resuming.open_store(Graph(**loading), "2", reference)
+assert opened[0] == opened[1] == opened[2] != opened[3], opened
+
+taken = core("nodes.host.plans").describe_taken
+Phase, stage = core("swift_core.progress").Phase, core("swift_core.stages.plan")
+recipe = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
+made = stage.plan_generation(
+    PixelShape(pixel_frames=81, height=1408, width=2560), plans.SegmentSettings(),
+    motion_recipe=recipe, detail_recipe=recipe, has_motion=True,
+)
+result = taken(made, {Phase.REFERENCE: 10.0, Phase.REFINE: 100.0}, resumed=0).splitlines()
+result += taken(made, {Phase.REFERENCE: 10.0, Phase.REFINE: 100.0}, resumed=3).splitlines()[-1:]
+"""
+
+
+def test_a_run_that_was_short_of_memory_goes_on_with_less(inside):
+    """Frames do not depend on the budget; and no rate is told of work that was not done."""
+    assert inside(SMALL + RESUMED, weights=WEIGHTS) == [
+        "took      110.0 s, loading included",
+        "            10.0 s  reference: 103 TFLOP/s",
+        "           100.0 s  refine: 72.8 TFLOP/s",
+        "           100.0 s  refine: 3 of 7 segments were there already",
+    ]
