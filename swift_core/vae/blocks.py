@@ -99,7 +99,11 @@ class AttentionBlock(nn.Module):
         batch, height = len(features), features.shape[3]
         frames = rearrange(features, "b c t h w -> (b t) c h w")
         qkv = self.to_qkv(self.norm(frames))
-        query, key, value = rearrange(qkv, "n (three c) h w -> three n 1 (h w) c", three=3)
+        # Kernels without a matrix of scores want features side by side, as channels last has them.
+        query, key, value = (
+            part if part.stride(-1) == 1 else part.contiguous()
+            for part in rearrange(qkv, "n (three c) h w -> three n 1 (h w) c", three=3)
+        )
         out = F.scaled_dot_product_attention(query, key, value)
         out = self.proj(rearrange(out, "n 1 (h w) c -> n c h w", h=height))
         return features + rearrange(out, "(b t) c h w -> b c t h w", b=batch)
