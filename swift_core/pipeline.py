@@ -171,11 +171,12 @@ def _stopping(frames: Iterator[Tensor], order: ReadingOrder | None) -> Iterator[
 def _encode_prompt(
     models: ModelSet, settings: GenerationSettings, runtime: Runtime
 ) -> PromptEmbeddings:
-    """Embed both prompts, as long as both stages' models take them."""
+    """Embed the prompts that are used, as long as both stages' models take them."""
+    is_guided = settings.motion_recipe.prompts + settings.detail_recipe.prompts > 2
     return encode_prompt(
         models.text,
         settings.prompt,
-        settings.negative,
+        settings.negative if is_guided else None,
         max_tokens=min(slot.config.text_tokens for slot in (models.motion_high, models.detail)),
         runtime=runtime,
     )

@@ -42,16 +42,18 @@ class GuidedPrompt:
 def encode_prompt(
     encoder: Slot[TextConfig, TextEncoder],
     prompt: str,
-    negative: str,
+    negative: str | None,
     *,
     max_tokens: int,
     runtime: Runtime,
 ) -> PromptEmbeddings:
-    """Embed a prompt and a negative prompt; the encoder is loaded for that only."""
+    """Embed a prompt, and a negative one unless that is None; the encoder is loaded for it alone."""
     text = runtime.load_text(encoder)
     return PromptEmbeddings(
         positive=runtime.place(text.encode(prompt, max_tokens=max_tokens)),
-        negative=runtime.place(text.encode(negative, max_tokens=max_tokens)),
+        negative=None
+        if negative is None
+        else runtime.place(text.encode(negative, max_tokens=max_tokens)),
     )
 
 

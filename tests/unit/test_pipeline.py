@@ -18,9 +18,11 @@ from swift_core.segments.plan import Interaction, SegmentSettings
 from swift_core.stages.pixels import to_pixels
 from swift_core.stages.prompt import PromptEmbeddings, read_prompt
 from swift_core.stages.reference import build_reference
+from swift_core.text.words import WordEncoder
 from swift_core.weights.model_set import Slot
 from swift_core.weights.seeded import seeded_model_set
-from tests.models import RECIPE, RUNTIME, slot, small_dit, small_models, small_vae
+from tests.models import RECIPE, RUNTIME, slot, small_dit, small_models, small_vae, small_words
+from tests.weights import fill_
 
 OUTPUT = PixelShape(pixel_frames=13, height=64, width=64)
 SETTINGS = GenerationSettings(
@@ -220,6 +222,24 @@ def test_the_anchor_is_never_sampled(picture):
     fitted = fit_picture(picture, height=64, width=64).unsqueeze(0)
     anchor = small_vae().encode(to_pixels(fitted, RUNTIME))
     torch.testing.assert_close(latents[0][:, :, :1], anchor, atol=1e-5, rtol=0)
+
+
+def test_a_negative_prompt_is_embedded_only_where_it_is_used(picture):
+    read = []
+
+    class Noting(WordEncoder):
+        def encode(self, prompt, *, max_tokens):
+            read.append(prompt)
+            return super().encode(prompt, max_tokens=max_tokens)
+
+    words = fill_(Noting(small_words().config))
+    models = small_models(text=slot(words.config, words))
+    settings = replace(SETTINGS, negative="blur")
+    run(models, picture, settings)
+    assert read == ["zoom in"]
+    guided = replace(settings.detail_recipe, cfg=2.0)
+    run(models, picture, replace(settings, detail_recipe=guided))
+    assert read == ["zoom in", "zoom in", "blur"]
 
 
 def test_guidance_without_a_negative_prompt_is_refused():
