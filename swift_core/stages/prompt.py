@@ -47,7 +47,7 @@ def encode_prompt(
     max_tokens: int,
     runtime: Runtime,
 ) -> PromptEmbeddings:
-    """Embed a prompt, and a negative one unless that is None; the encoder is loaded for it alone."""
+    """Embed a prompt, and a negative one unless it is None; the encoder is loaded for that only."""
     text = runtime.load_text(encoder)
     return PromptEmbeddings(
         positive=runtime.place(text.encode(prompt, max_tokens=max_tokens)),
