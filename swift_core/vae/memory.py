@@ -22,6 +22,7 @@ from .config import VAEConfig
 MOST_BANDS = 16
 _STEP = 64  # sides that every VAE and DiT can have
 _TRIES, _LESS = 8, 0.85
+_SCARCE = 4
 _CHUNKS = 3
 """The first chunk is short, the second makes the state whole, from the third on nothing changes."""
 
@@ -91,16 +92,19 @@ def _fit(
     def peak(banding: Banding, height: int = shape.height, width: int = shape.width) -> VaePeak:
         return peak_of(config, height, width, compute, banding)
 
+    levels = len(config.dim_mult)
     whole = peak(WHOLE)
     if whole.working_nbytes <= budget_nbytes:
         return VaePlan(banding=WHOLE, peak=whole)
-    finest = min(_finest(len(config.dim_mult)), key=lambda banding: peak(banding).working_nbytes)
-    if peak(finest).working_nbytes > budget_nbytes:
-        raise _refusal(what, shape, partial(peak, finest), budget_nbytes)
-    for banding in _bandings(len(config.dim_mult)):
+    # Where little is free, nothing may fit: better found out by two tries than by ten.
+    is_hopeless = False
+    if _SCARCE * budget_nbytes < whole.working_nbytes:
+        is_hopeless = all(peak(one).working_nbytes > budget_nbytes for one in _finest(levels))
+    for banding in () if is_hopeless else _bandings(levels):
         if peak(banding).working_nbytes <= budget_nbytes:
             return VaePlan(banding=banding, peak=peak(banding))
-    return VaePlan(banding=finest, peak=peak(finest))
+    finest = min(_finest(levels), key=lambda banding: peak(banding).working_nbytes)
+    raise _refusal(what, shape, partial(peak, finest), budget_nbytes)
 
 
 def _refusal(
