@@ -18,15 +18,15 @@ from .progress import Phase
 from .segments.plan import Segment, SegmentSettings
 from .segments.sampler import check_segment_seeds
 from .shapes import Float, Tensor
+from .stages.between import decode_between
 from .stages.motion import MotionSettings, make_motion
 from .stages.pixels import decode_clip
 from .stages.plan import GenerationPlan, plan_generation, planned_models
 from .stages.prompt import PromptEmbeddings, encode_prompt, read_prompt
 from .stages.reference import Motion, build_reference, check_motion
 from .stages.refine import RefineSettings, check_reference_strength, refine_segments
-from .stages.run_plan import plan_run
+from .stages.run_plan import RunPlan, plan_run
 from .stages.runtime import Runtime
-from .vae.bands import Banding
 from .weights.model_set import ModelSet
 
 
@@ -127,10 +127,9 @@ def generate(
     made = plan(models, settings, motion=motion)
     compute = runtime.precision.compute
     whole = plan_run(planned_models(models), made, runtime.resources(), compute=compute)
-    between = None if whole.memory is None else whole.memory.between
     models.text.check()
-    order = _reading_order(models, made) if runtime.reads_ahead else None
-    runtime = replace(runtime, order=order)
+    order = _reading_order(models, made, runtime)
+    runtime = replace(runtime, order=order, is_under_way=True)
 
     def frames() -> Iterator[Tensor]:
         prompt = _encode_prompt(models, settings, runtime)
@@ -140,32 +139,32 @@ def generate(
             keep.motion(clip)
         latent = _reference(models, picture, clip, made, runtime)
         del clip
-        refining = _refine(models, latent, prompt, settings, made, runtime)
-        if between is not None:
-            yield from _decode_between(models, latent, refining, between, keep, runtime)
+        refining = _refine(models, latent, prompt, settings, whole, runtime)
+        if whole.between is not None:
+            yield from decode_between(
+                models.detail_vae,
+                latent,
+                refining,
+                whole.between,
+                keep=keep.latent,
+                runtime=runtime,
+            )
             return
         deque(refining, maxlen=0)
         keep.latent(latent)
         yield from _decode(models, latent, runtime)
 
-    return _without_gradients(_stopping(frames(), order))
+    return _without_gradients(order.beside(frames()))
 
 
-def _reading_order(models: ModelSet, made: GenerationPlan) -> ReadingOrder:
+def _reading_order(models: ModelSet, made: GenerationPlan, runtime: Runtime) -> ReadingOrder:
     """List whose files are wanted when."""
+    if not runtime.reads_ahead:
+        return ReadingOrder(())
     low = models.motion_low
     motion = () if made.has_motion else (models.motion_vae, models.motion_high, low)
     slots = (models.text, *motion, models.detail_vae, models.detail)
     return ReadingOrder(slot.files for slot in slots if slot is not None)
-
-
-def _stopping(frames: Iterator[Tensor], order: ReadingOrder | None) -> Iterator[Tensor]:
-    """Read nothing ahead any more when a run has ended, however it did."""
-    try:
-        yield from frames
-    finally:
-        if order is not None:
-            order.stop()
 
 
 def _encode_prompt(
@@ -208,11 +207,13 @@ def _refine(
     latent: Tensor,
     prompt: PromptEmbeddings,
     settings: GenerationSettings,
-    made: GenerationPlan,
+    whole: RunPlan,
     runtime: Runtime,
 ) -> Iterator[Segment]:
     """Load Stage II's DiT, and sample the segments as they are asked for, into the reference."""
-    dit = runtime.load_dit(models.detail, made.detail_step)
+    made, between = whole.generation, whole.between
+    beside = 0 if between is None else between.nbytes
+    dit = runtime.load_dit(models.detail, made.detail_step, beside_nbytes=beside)
     how = RefineSettings(
         plan=made.segments,
         recipe=settings.detail_recipe,
@@ -223,33 +224,6 @@ def _refine(
     keys = read_prompt(dit, prompt, settings.detail_recipe)
     yield from refine_segments(dit, latent, keys, how, runtime=runtime)
     runtime.let_go(models.detail, dit)
-
-
-def _decode_between(
-    models: ModelSet,
-    latent: Tensor,
-    refining: Iterator[Segment],
-    banding: Banding,
-    keep: Keep,
-    runtime: Runtime,
-) -> Iterator[Tensor]:
-    """Decode each segment as soon as it is finished, beside the DiT that samples the next one."""
-    finished = 1  # the anchor
-
-    def arrive(index: int) -> None:
-        nonlocal finished
-        while finished <= index:
-            segment = next(refining)
-            finished = segment.targets[-1] + 1
-            if finished == latent.shape[2]:
-                deque(refining, maxlen=0)  # lets go of the DiT
-                keep.latent(latent)
-
-    arrive(1)  # so that the DiT is there, and has its memory, before the VAE
-    vae = runtime.load(models.detail_vae)
-    yield from decode_clip(
-        vae, latent, phase=Phase.DECODE, runtime=runtime, banding=banding, arrive=arrive
-    )
 
 
 def decode(

@@ -147,9 +147,8 @@ def _predicted(models: ModelSet, made: GenerationPlan, runtime: Runtime) -> dict
     planned = plan_memory(
         planned_models(models),
         made,
-        budget_nbytes=runtime.budget_nbytes(),
+        runtime.resources(),
         compute=runtime.precision.compute,
-        vae_nbytes=None if runtime.free_nbytes is None else runtime.free_nbytes(),
     )
     return {phase_of(name): stage.device_nbytes for name, stage in planned.stages.items()}
 

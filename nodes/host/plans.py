@@ -18,7 +18,8 @@ from ...swift_core.errors import BudgetError, CheckpointError
 from ...swift_core.model.config import DiTConfig
 from ...swift_core.progress import Phase
 from ...swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan
-from ...swift_core.stages.run_plan import Resources, RunPlan, plan_run
+from ...swift_core.stages.resources import Resources
+from ...swift_core.stages.run_plan import RunPlan, plan_run
 from ...swift_core.stages.speed import USUAL_SPEED, Speed, measure_speed
 from ...swift_core.stages.work import PlannedModels
 from ..types import OwnDetailModel

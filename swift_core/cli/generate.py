@@ -242,11 +242,10 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
 
 
 def _stages(plan: RunPlan, bars: Bars) -> dict[str, dict[str, float]]:
-    """Put each stage's time beside its arithmetic and the time that was planned."""
+    """Put each stage's time beside its arithmetic."""
     return {
         work.stage: {
             "seconds": seconds,
-            "planned_seconds": plan.seconds[work.stage],
             "flops": work.flops,
             "flops_per_second": work.flops / seconds,
         }

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        return _refuse("not enough memory for this size; make --size or --pixel-frames smaller.")
+        return _refuse(
+            "not enough memory for this size; give less with --memory, or make --size smaller."
+        )
     except OSError as error:
         # Whatever the system refuses: a name too long, a folder not ours, a disk that is full.
         where = f"{error.filename}: " if error.filename else ""

@@ -35,6 +35,8 @@ class Bars:
 
     def __call__(self, progress: Progress) -> None:
         """Take one unit of work."""
+        if progress.step == progress.steps and torch.cuda.is_available():
+            torch.cuda.synchronize()  # a step is told of when it has been ordered, not done
         now = time.perf_counter()
         self.seconds[progress.phase.value] += now - self._last
         self._last = now

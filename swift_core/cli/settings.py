@@ -1,6 +1,7 @@
 """From words of the command line to checked values of the core."""
 
 import argparse
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from ..model.scaled import check_products
 from ..precision import BF16, FP32
 from ..progress import Observer, ignore
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
-from ..stages.run_plan import Resources
+from ..stages.resources import Resources
 from ..stages.runtime import Runtime
 from ..stages.speed import measure_speed
 from ..weights.bundled import open_bundled_set
 from ..weights.model_set import ModelSet, open_model_set
+
+_log = logging.getLogger(__name__)
 
 FULL_OUTPUT = PixelShape(pixel_frames=81, height=1408, width=2560)
 SMALL_OUTPUT = PixelShape(pixel_frames=49, height=320, width=512)
@@ -113,9 +116,9 @@ def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> R
         device=where,
         precision=replace(BF16 if on_cuda else FP32, fp8_products=options.fp8_products),
         observe=observe,
-        free_nbytes=_asked(vae_room, on_cuda=on_cuda and budget is None),
-        budget_nbytes=_asked(budget, on_cuda=on_cuda),
-        slabs=Slabs(host_nbytes() // 4) if on_cuda else None,
+        free_nbytes=None if vae_room is None else lambda: vae_room,
+        budget_nbytes=_budget(budget, on_cuda=on_cuda),
+        slabs=Slabs(min(host_nbytes() // 4, free_host_nbytes() // 2)) if on_cuda else None,
         compiles=options.compile,
         reads_ahead=on_cuda,
         attention=choose_attention(AttentionChoice(options.attention), where),
@@ -149,11 +152,19 @@ def _nbytes(option: str, gigabytes: float | None) -> int | None:
     return int(1e9 * gigabytes)
 
 
-def _asked(nbytes: int | None, *, on_cuda: bool) -> Callable[[], int] | None:
-    """Answer with what was given, or with what is free on the card."""
-    if nbytes is not None:
-        return lambda: nbytes
-    return _free_on_card if on_cuda else None
+def _budget(nbytes: int | None, *, on_cuda: bool) -> Callable[[], int] | None:
+    """Answer with what was given, as far as the card has it, or with what is free there."""
+    if not on_cuda:
+        return None if nbytes is None else lambda: nbytes
+    return _free_on_card if nbytes is None else lambda: _capped(nbytes)
+
+
+def _capped(nbytes: int) -> int:
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    if free < nbytes:
+        _log.warning("of %.1f GB only %.1f GB are free on the card", nbytes / 1e9, free / 1e9)
+    return min(nbytes, free)
 
 
 def _free_on_card() -> int:

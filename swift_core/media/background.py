@@ -1,11 +1,15 @@
 """A writer that works beside whoever makes the frames."""
 
-from queue import Queue
+from contextlib import suppress
+from queue import Full, Queue
 from threading import Thread
 from types import TracebackType
 
 from ..shapes import Float, Tensor
 from .video_write import VideoWriter
+
+_PATIENCE = 0.1
+"""Seconds between looks at the thread: a wait without end would not hear Ctrl-C on Windows."""
 
 MOST_WAITING = 2
 """Chunks that may wait for the encoder: more would only take memory."""
@@ -40,8 +44,11 @@ class BackgroundWriter:
     ) -> None:
         if error is not None and self._failed is None:
             self._failed = error  # what waits need not be written any more
-        self._waiting.put(None)
-        self._thread.join()
+        try:
+            self._finish()
+        except BaseException as stopped:  # noqa: BLE001 - Ctrl-C while what waits is encoded
+            self._failed = stopped
+            self._finish()
         if error is None and self._failed is not None:
             error, kind, trace = self._failed, type(self._failed), self._failed.__traceback__
             self._writer.__exit__(kind, error, trace)
@@ -58,6 +65,13 @@ class BackgroundWriter:
         if self._failed is not None:
             raise self._failed
         self._waiting.put(frames)
+
+    def _finish(self) -> None:
+        """Wait until the thread has ended; it forgets what waits once something has failed."""
+        while self._thread.is_alive():
+            with suppress(Full):
+                self._waiting.put(None, timeout=_PATIENCE)
+            self._thread.join(_PATIENCE)
 
     def _work(self) -> None:
         while (frames := self._waiting.get()) is not None:

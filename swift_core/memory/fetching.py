@@ -23,6 +23,7 @@ def fetch(made: Iterable[Tensor]) -> Iterator[Tensor]:
             yield tensor.cpu()
             continue
         fetched = _Fetched(tensor)
+        del tensor  # or it would stay on the device through the next one's work
         if waiting is not None:
             yield waiting.wait()
         waiting = fetched

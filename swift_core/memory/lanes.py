@@ -6,11 +6,11 @@ slot only after it is filled. Both are events on the device: the host never wait
 
 import logging
 import time
-import weakref
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from ..locked import lock
 from ..shapes import Tensor
 
 _log = logging.getLogger(__name__)
@@ -107,15 +107,8 @@ class CudaLane:
 
     def pin(self, slab: Tensor) -> bool:
         """Lock a slab's pages; after one refusal no more is tried, with one line of log."""
-        # PyTorch's own pinned allocator rounds up to powers of two: 703 MB would take 1 GB.
-        if not self._pins:
-            return False
-        runtime = cast(Any, torch.cuda.cudart())
-        self._pins = int(runtime.cudaHostRegister(slab.data_ptr(), slab.nbytes, 0)) == 0
         if self._pins:
-            weakref.finalize(slab, _unlock, runtime, self._stream, slab.data_ptr())
-        else:
-            _log.warning("no more host memory can be pinned: copying from pageable memory")
+            self._pins = lock(slab, self._device)
         return self._pins
 
     def copy(self, target: Tensor, source: Tensor) -> None:
@@ -163,12 +156,6 @@ class CudaLane:
         event: Any = torch.cuda.Event(enable_timing=True)
         event.record(stream)
         return event
-
-
-def _unlock(runtime: Any, stream: Any, address: int) -> None:
-    """Unlock a slab's pages once nothing is copied from them any more."""
-    stream.synchronize()
-    runtime.cudaHostUnregister(address)
 
 
 def open_lane(device: torch.device) -> Lane:

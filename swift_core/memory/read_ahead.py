@@ -5,12 +5,15 @@ before makes that wait a copy within memory.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import TypeVar
 
 from .host import free_host_nbytes
+
+Item = TypeVar("Item")
 
 _PIECE = 2**24
 SHARE_OF_FREE = 0.8
@@ -77,6 +80,13 @@ class ReadingOrder:
         self.stop()
         if self._groups and self._groups[0] != group:
             self._reading = ReadAhead(self._groups[0])
+
+    def beside(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items on, and read no more when they have ended, however they did."""
+        try:
+            yield from items
+        finally:
+            self.stop()
 
     def stop(self) -> None:
         """Read no more for now."""

@@ -35,7 +35,11 @@ class Slabs:
             self._left += self._free.pop().nbytes
         if nbytes > self._left:
             return None
-        slab = torch.empty(nbytes, dtype=torch.uint8)
+        try:
+            slab = torch.empty(nbytes, dtype=torch.uint8)
+        except RuntimeError:  # the host has no more
+            self._left = 0
+            return None
         if not lane.pin(slab):
             self._left = 0
             return None

@@ -194,6 +194,7 @@ class BlockStream:
         largest = max((self._host[index].nbytes for index in streamed), default=0)
         for index in streamed[:SLOTS]:
             slot = _Slot(largest, self._device)
+            slot.free = self._lane.after_work()  # whoever had this memory before may still use it
             self._slots.append(slot)
             self._fetch(index, slot)
 

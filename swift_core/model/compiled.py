@@ -24,10 +24,15 @@ class _Compiled:
 
     def __init__(self, block: DiTBlock, state: "_State") -> None:
         self._plain: Callable[..., Any] = block.forward
-        self._fast: Callable[..., Any] = torch.compile(
-            block.forward, backend=state.backend, dynamic=False
-        )
         self._state = state
+        try:
+            self._fast = self._compile()
+        except RuntimeError as error:  # a Python that the compiler does not know
+            state.give_up(error)
+            self._fast = self._plain
+
+    def _compile(self) -> Callable[..., Any]:
+        return torch.compile(self._plain, backend=self._state.backend, dynamic=False)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         if self._state.has_failed:
@@ -38,7 +43,7 @@ class _Compiled:
             if not _is_compilers(error):
                 raise
             self._state.give_up(error)
-            return self._plain(*given, **named)
+        return self._plain(*given, **named)
 
 
 class _State:
@@ -50,6 +55,8 @@ class _State:
 
     def give_up(self, error: Exception) -> None:
         """Compile no more, and say why once."""
+        if self.has_failed:
+            return
         self.has_failed = True
         lines = str(error).splitlines() or [""]
         _log.warning(
@@ -69,6 +76,12 @@ def compile_blocks(dit: WanDiT, *, backend: str = "inductor") -> None:
     for block in dit.blocks:
         assert isinstance(block, DiTBlock), "a DiT is made of such blocks"
         block.forward = _Compiled(block, state)
+
+
+def release_blocks(dit: WanDiT) -> None:
+    """Undo ``compile_blocks``: a block that holds a way through itself would never be freed."""
+    for block in dit.blocks:
+        vars(block).pop("forward", None)
 
 
 def _is_compilers(error: BaseException) -> bool:

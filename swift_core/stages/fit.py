@@ -1,16 +1,18 @@
 """One stage of a run, fitted into a device's memory, before a weight is read."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..errors import BudgetError
-from ..geometry import PixelShape
+from ..geometry import PixelShape, latent_frames_of
 from ..memory.residency import SLOTS, Residency, fit_residency
 from ..memory.working import Step
 from ..model.config import DiTConfig
-from ..model.work import block_parameters, dit_parameters
+from ..model.dit import FP32_ISLANDS, WanDiT
+from ..shapes import Tensor
 from ..text.umt5 import UMT5Config, umt5_shapes
 from ..vae.bands import WHOLE
 from ..vae.config import VAEConfig
@@ -26,22 +28,40 @@ class StageMemory:
         device_nbytes: the most that is on the device.
         host_nbytes: that stay in host memory: blocks that are streamed, parked state. Weights that
             are brought to the device once only pass through.
-        copied_nbytes: what streaming takes to the device in all.
+        copied_nbytes: what goes between the two in all.
+        copies_beside: whether it goes beside the work.
     """
 
     words: str
     device_nbytes: int
     host_nbytes: int
     copied_nbytes: int = 0
+    copies_beside: bool = True
 
 
 def dit_nbytes(
     config: DiTConfig, *, compute: torch.dtype, packed_nbytes: int | None = None
 ) -> tuple[int, int]:
-    """Give the bytes of one block's weights, and of all weights outside the blocks."""
-    total = packed_nbytes or compute.itemsize * dit_parameters(config)
-    block = total * block_parameters(config) // dit_parameters(config)
-    return block, total - config.layers * block
+    """Give the bytes of one block's weights, and of all weights outside the blocks.
+
+    Args:
+        packed_nbytes: of the file, where matrices stay packed in 8 bits.
+    """
+    with torch.device("meta"):
+        one = WanDiT(replace(config, layers=1))
+
+    def nbytes(name: str, parameter: Tensor) -> int:
+        if any(part in name for part in FP32_ISLANDS):
+            return 4 * parameter.numel()
+        packs = packed_nbytes is not None and parameter.ndim == 2
+        return (1 if packs else compute.itemsize) * parameter.numel()
+
+    sizes = {name: nbytes(name, parameter) for name, parameter in one.named_parameters()}
+    block = sum(size for name, size in sizes.items() if name.startswith("blocks."))
+    fixed = sum(sizes.values()) - block
+    # A file may keep more in 16 bits than its matrices' neighbours: then that is shared out.
+    more = max(0, (packed_nbytes or 0) - fixed - config.layers * block)
+    return block + more // config.layers, fixed
 
 
 def text_nbytes(
@@ -76,11 +96,6 @@ class FittedVAE(Fitted):
 
     plan: VaePlan
 
-    @property
-    def state_nbytes(self) -> int:
-        """Tell what stays on the device between chunks."""
-        return 0 if self.plan.banding.parks else self.plan.peak.state_nbytes
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -90,11 +105,13 @@ class Fit:
         budget_nbytes: for one stage with all of its weights.
         compute: number format of weights that are not packed, and of all work.
         vae_nbytes: for a VAE beside its weights; None: what the budget leaves.
+        host_nbytes: for state that is parked; None: as it wants.
     """
 
     budget_nbytes: int
     compute: torch.dtype
     vae_nbytes: int | None
+    host_nbytes: int | None = None
 
     def text(self, config: UMT5Config, packed_nbytes: int | None) -> Fitted:
         """Fit a text encoder; what a prompt's few hundred tokens take is nothing beside it.
@@ -134,34 +151,40 @@ class Fit:
 
     def encode(self, config: VAEConfig, shape: PixelShape) -> FittedVAE:
         """Fit the encode of a clip."""
-        room = self._beside_weights(config, shape)
-        return _vae(plan_encode(config, shape, compute=self.compute, budget_nbytes=room))
+        return self._vae(plan_encode, config, shape)
 
     def decode(self, config: VAEConfig, shape: PixelShape) -> FittedVAE:
         """Fit the decode of a clip."""
-        room = self._beside_weights(config, shape)
-        return _vae(plan_decode(config, shape, compute=self.compute, budget_nbytes=room))
+        return self._vae(plan_decode, config, shape)
+
+    def _vae(self, plan: Callable[..., VaePlan], config: VAEConfig, shape: PixelShape) -> FittedVAE:
+        made = plan(
+            config,
+            shape,
+            compute=self.compute,
+            budget_nbytes=self._beside_weights(config, shape),
+            host_nbytes=self.host_nbytes,
+        )
+        banding, parked = made.banding, made.peak.parked_nbytes
+        words = "whole frames"
+        if not banding.is_whole:
+            words = f"{banding.bands} bands over {banding.levels} levels"
+            words += f", {in_gb(parked)} of state parked in host memory" if parked else ""
+        stage = StageMemory(
+            words=words,
+            device_nbytes=made.peak.nbytes,
+            host_nbytes=parked,
+            # With each chunk all of it comes and goes.
+            copied_nbytes=2 * parked * latent_frames_of(shape.pixel_frames),
+            copies_beside=False,
+        )
+        return FittedVAE(stage, made)
 
     def _beside_weights(self, config: VAEConfig, shape: PixelShape) -> int:
         if self.vae_nbytes is not None:
             return self.vae_nbytes
         whole = decode_peak(config, shape.height, shape.width, self.compute, WHOLE)
         return self.budget_nbytes - whole.weights_nbytes
-
-
-def _vae(made: VaePlan) -> FittedVAE:
-    banding = made.banding
-    parked = made.peak.state_nbytes if banding.parks else 0
-    words = "whole frames"
-    if not banding.is_whole:
-        words = f"{banding.bands} bands over {banding.levels} levels"
-        words += f", {in_gb(parked)} of state parked in host memory" if banding.parks else ""
-    stage = StageMemory(
-        words=words,
-        device_nbytes=made.peak.nbytes,
-        host_nbytes=parked,
-    )
-    return FittedVAE(stage, made)
 
 
 def in_gb(nbytes: int) -> str:

@@ -18,9 +18,23 @@ from ..memory.residency import Residency
 from ..vae.bands import Banding
 from .fit import Fit, Fitted, FittedDiT, FittedVAE, StageMemory, in_gb
 from .plan import GenerationPlan, size_multiple
+from .resources import Resources
 from .work import PlannedModels
 
 _VAES = ("motion: decode", "reference", "decode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """How finished segments are decoded while later ones wait.
+
+    Attributes:
+        banding: of the decode.
+        nbytes: that the VAE wants beside the DiT and its work.
+    """
+
+    banding: Banding
+    nbytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,7 @@ class MemoryPlan:
     budget_nbytes: int | None
     stages: Mapping[str, StageMemory]
     dits: str = ""
-    between: Banding | None = None
+    between: Between | None = None
 
     @property
     def device_nbytes(self) -> int:
@@ -85,26 +99,20 @@ class MemoryPlan:
 
 
 def plan_memory(
-    models: PlannedModels,
-    made: GenerationPlan,
-    *,
-    budget_nbytes: int | None,
-    compute: torch.dtype,
-    vae_nbytes: int | None = None,
-    dits: str = "",
+    models: PlannedModels, made: GenerationPlan, resources: Resources, *, compute: torch.dtype
 ) -> MemoryPlan:
     """Fit every stage of a run into a device's memory.
 
     Args:
-        budget_nbytes: for one stage with all of its weights; None: only VAEs are to be fitted.
+        resources: without a bound for the device only the VAEs are fitted.
         compute: number format of weights that are not packed, and of all work.
-        vae_nbytes: for a VAE beside its weights; None: what the budget leaves.
-        dits: where DiTs will be that are not to be fitted, in words.
 
     Raises:
         BudgetError: if a stage does not fit, saying which change would make it fit.
     """
-    wanted = _wanted(models, made, Fit(budget_nbytes or 0, compute, vae_nbytes))
+    budget_nbytes, dits = resources.device_nbytes, resources.dits
+    fit = Fit(budget_nbytes or 0, compute, resources.vae_nbytes, resources.host_nbytes)
+    wanted = _wanted(models, made, fit)
     if budget_nbytes is None:
         wanted = {name: wanted[name] for name in wanted if name in _VAES}
     fitted: dict[str, Fitted] = {}
@@ -129,7 +137,14 @@ def plan_memory(
     words = f"{decoding.stage.words}, each segment as soon as it is finished"
     stages["refine"] = replace(refining.stage, device_nbytes=together)
     stages["decode"] = replace(decoding.stage, device_nbytes=together, words=words)
-    return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages, between=decoding.plan.banding)
+    return MemoryPlan(
+        budget_nbytes=budget_nbytes,
+        stages=stages,
+        between=Between(
+            banding=decoding.plan.banding,
+            nbytes=together - refining.residency.device_nbytes,
+        ),
+    )
 
 
 def _wanted(
@@ -158,7 +173,7 @@ def _together(residency: Residency, decoding: FittedVAE) -> int:
     """Tell what a DiT and a VAE take that work in turns, with all weights there."""
     peak = decoding.plan.peak
     weights = residency.device_nbytes - residency.working_nbytes + peak.weights_nbytes
-    sampling = residency.working_nbytes + decoding.state_nbytes
+    sampling = residency.working_nbytes + peak.state_nbytes
     return weights + max(sampling, peak.working_nbytes)
 
 

@@ -12,15 +12,17 @@ from itertools import chain, islice
 import torch
 from einops import rearrange
 
+from ..errors import BudgetError, MediaError
 from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
 from ..memory.fetching import fetch
+from ..memory.host import free_host_nbytes
 from ..memory.shortage import attempt
 from ..progress import Phase, observed
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
 from ..vae.bands import WHOLE, Banding
 from ..vae.config import VAEConfig
-from ..vae.memory import VaePlan, finer, plan_decode, plan_encode
+from ..vae.memory import VaePlan, finer, finest, plan_decode, plan_encode
 from .runtime import Runtime
 
 _log = logging.getLogger(__name__)
@@ -76,12 +78,18 @@ def encode_clip(
     stream = _steady(begin, _banding(plan_encode, vae, shape, runtime), vae.config)
     stream = observed(stream, phase=phase, steps=latent_frames, observe=runtime.observe)
     latent: Tensor | None = None
+    filled = 0
     for index, frame in enumerate(stream):
         if latent is None:
             _, channels, _, height, width = frame.shape
             latent = torch.empty((1, channels, latent_frames, height, width))
         latent[:, :, index] = frame[:, :, 0]
-    assert latent is not None, "a clip has at least one chunk"
+        filled = index + 1
+    if latent is None or filled != latent_frames:
+        raise MediaError(
+            f"the clip ended after {pixel_frames_of(filled, time=vae.config.compression.time)} of "
+            f"{shape.pixel_frames} frames; was its file changed meanwhile?"
+        )
     return latent
 
 
@@ -162,4 +170,17 @@ def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) ->
     else:
         return WHOLE
     compute = runtime.precision.compute
-    return plan(vae.config, shape, compute=compute, budget_nbytes=room).banding
+    try:
+        made = plan(
+            vae.config,
+            shape,
+            compute=compute,
+            budget_nbytes=room,
+            host_nbytes=free_host_nbytes(),
+        )
+    except BudgetError as error:
+        if not runtime.is_under_way:
+            raise
+        _log.warning("%s; trying the finest bands", error)
+        return finest(vae.config)
+    return made.banding

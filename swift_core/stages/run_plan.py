@@ -5,36 +5,16 @@ work before a weight is read.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from .fit import in_gb
-from .memory import MemoryPlan, plan_memory
+from .memory import Between, MemoryPlan, plan_memory
 from .plan import GenerationPlan
-from .speed import USUAL_SPEED, Speed
+from .resources import Resources
 from .work import PlannedModels, StageWork
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a run may use.
-
-    Attributes:
-        device_nbytes: for a stage, weights and work together; None: no bound, but for VAEs where
-            ``vae_nbytes`` is one.
-        vae_nbytes: for a VAE beside its weights; None: what the device leaves.
-        dits: where DiTs will be if there is no bound for them, in words.
-        host_nbytes: that the machine has free; None: not known.
-        speed: of the machine.
-    """
-
-    device_nbytes: int | None = None
-    vae_nbytes: int | None = None
-    dits: str = ""
-    host_nbytes: int | None = None
-    speed: Speed = field(default_factory=lambda: USUAL_SPEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +32,13 @@ class RunPlan:
     resources: Resources
 
     @property
+    def between(self) -> Between | None:
+        """How finished segments are decoded while later ones wait; None: afterwards."""
+        return None if self.memory is None else self.memory.between
+
+    @property
     def seconds(self) -> Mapping[str, float]:
-        """Estimate each stage's time: its arithmetic, or the copying of blocks if that is longer.
+        """Estimate each stage's time: its arithmetic, and the copying that is not hidden behind it.
 
         Reading files is not counted: it depends on the disk, and mostly goes on beside the work.
         """
@@ -61,16 +46,23 @@ class RunPlan:
 
         def estimate(work: StageWork) -> float:
             stage = None if self.memory is None else self.memory.stages.get(work.stage)
-            copied = 0 if stage is None else stage.copied_nbytes
-            return max(work.flops / speed.flops, copied / speed.copy_nbytes)
+            computing = work.flops / speed.flops
+            if stage is None:
+                return computing
+            copying = stage.copied_nbytes / speed.copy_nbytes
+            return max(computing, copying) if stage.copies_beside else computing + copying
 
         return {work.stage: estimate(work) for work in self.generation.work}
 
     @property
     def rereads(self) -> bool:
-        """Whether a stage would keep more in host memory than is free: passes read the disk."""
+        """Whether streamed blocks are more than host memory has free: every pass reads the disk."""
         host = self.resources.host_nbytes
-        return self.memory is not None and host is not None and self.memory.host_nbytes > host
+        if self.memory is None or host is None:
+            return False
+        stages = self.memory.stages
+        dits = [stages[name] for name in ("motion", "refine") if name in stages]
+        return any(stage.host_nbytes > host for stage in dits)
 
     def as_data(self) -> dict[str, Any]:
         """Give the plan as plain data, for JSON."""
@@ -115,16 +107,8 @@ def plan_run(
         BudgetError: if a stage does not fit, saying which change would make it fit.
     """
     memory: MemoryPlan | None = None
-    budget, room = resources.device_nbytes, resources.vae_nbytes
-    if budget is not None or room is not None:
-        memory = plan_memory(
-            models,
-            made,
-            budget_nbytes=budget,
-            compute=compute,
-            vae_nbytes=room,
-            dits=resources.dits,
-        )
+    if resources.is_bounded:
+        memory = plan_memory(models, made, resources, compute=compute)
     return RunPlan(generation=made, memory=memory, resources=resources)
 
 

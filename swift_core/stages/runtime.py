@@ -8,15 +8,16 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..errors import BudgetError
 from ..memory.host import free_host_nbytes
 from ..memory.layers import visit_by_layer
 from ..memory.read_ahead import ReadingOrder
-from ..memory.residency import fit_residency
+from ..memory.residency import Residency, fit_residency
 from ..memory.slabs import Slabs
 from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
 from ..memory.working import Step
 from ..model.attention_backends import FastAttention, use_attention
-from ..model.compiled import compile_blocks
+from ..model.compiled import compile_blocks, release_blocks
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
 from ..precision import Precision
@@ -24,7 +25,7 @@ from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
 from ..text.encoder import TextEncoder
 from ..weights.model_set import Slot, TextConfig
-from .run_plan import Resources
+from .resources import Resources
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Runtime:
         attention: what computes the self-attention of DiTs; None is PyTorch's own.
         compiles: whether DiT blocks are compiled.
         reads_ahead: whether the next model's files are read while one computes.
+        is_under_way: whether something has been made already that must not be lost: then what seems
+            not to fit is tried all the same, in the smallest way.
         order: keeps the files of one model ahead; made for a run.
     """
 
@@ -67,6 +70,7 @@ class Runtime:
     attention: FastAttention | None = None
     compiles: bool = False
     reads_ahead: bool = False
+    is_under_way: bool = False
     order: ReadingOrder | None = None
 
     @property
@@ -105,11 +109,14 @@ class Runtime:
         self._loaded(slot)
         return encoder
 
-    def load_dit(self, slot: Slot[DiTConfig, WanDiT], step: Step) -> WanDiT:
+    def load_dit(
+        self, slot: Slot[DiTConfig, WanDiT], step: Step, *, beside_nbytes: int = 0
+    ) -> WanDiT:
         """Load a DiT; where memory is bounded, as many of its blocks stay on the device as fit.
 
         Args:
             step: the largest that it will be asked for.
+            beside_nbytes: that something else will want while it is there.
 
         Raises:
             BudgetError: if not even two blocks fit at a time.
@@ -124,13 +131,19 @@ class Runtime:
         if self.compiles:
             compile_blocks(dit)
         largest, fixed = block_nbytes(dit)
-        residency = fit_residency(
-            blocks=slot.config.layers,
-            block_nbytes=largest,
-            fixed_nbytes=fixed,
-            working_nbytes=step.nbytes(slot.config, compute=self.precision.compute),
-            budget_nbytes=self.budget_nbytes(),
-        )
+        sizes = {
+            "blocks": slot.config.layers,
+            "block_nbytes": largest,
+            "fixed_nbytes": fixed,
+            "working_nbytes": step.nbytes(slot.config, compute=self.precision.compute),
+        }
+        try:
+            residency = fit_residency(**sizes, budget_nbytes=self.budget_nbytes() - beside_nbytes)
+        except BudgetError as error:
+            if not self.is_under_way:
+                raise
+            _log.warning("%s; trying with all blocks streamed", error)
+            residency = Residency(**sizes, resident=0)
         _log.info("%s: %s", slot.source, residency.describe())
         stream_blocks(dit, residency, device=self.device, slabs=self.slabs)
         self._loaded(slot)
@@ -138,6 +151,7 @@ class Runtime:
 
     def let_go(self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT) -> None:
         """End a DiT's work: tell what streaming took, and leave locked memory to others."""
+        release_blocks(dit)
         if isinstance(dit.stream, BlockStream):
             report = dit.stream.report()
             dit.stream.close()

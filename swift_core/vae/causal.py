@@ -8,15 +8,19 @@ never written to, so ``clone`` costs nothing and a clip can be continued from an
 Axes: ``b c t h w``, with ``t`` the frames of one chunk at the level at hand.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..locked import lock
 from ..shapes import Float, Tensor
 from .convolve import convolve
+
+_ALIGNMENT = 256
+"""Of every parked tail, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +92,57 @@ class _Parked:
     size: torch.Size
     dtype: torch.dtype
 
+    @property
+    def nbytes(self) -> int:
+        return self.size.numel() * self.dtype.itemsize
+
+    def copy(self) -> "_Parked":
+        """Copy the tail, because its place is used again."""
+        values = None if self.values is None else self.values.clone()
+        return replace(self, values=values)
+
     def wake(self, device: torch.device) -> Tensor:
         """Bring the tail back."""
-        if self.values is not None:
-            return self.values.to(device, non_blocking=True)
-        return torch.empty(self.size, dtype=self.dtype, device=device)
+        if self.values is None:
+            return torch.empty(self.size, dtype=self.dtype, device=device)
+        tail = torch.empty_like(self.values, device=device)
+        return tail.copy_(self.values, non_blocking=True)
 
 
-def _park(tail: Tensor) -> _Parked:
-    values: Tensor | None = None
-    if not tail.is_meta:
-        # Pinned, so that the copy does not wait; copies of one stream keep their order.
-        values = torch.empty_like(tail, device="cpu", pin_memory=tail.is_cuda)
-        values.copy_(tail, non_blocking=True)
-    return _Parked(values=values, size=tail.shape, dtype=tail.dtype)
+class _Berths:
+    """Host memory for a band's tails: taken once, locked, and used again for each chunk.
+
+    Copies to and from it are of one stream, so a tail that parks waits for the one that wakes.
+    """
+
+    def __init__(self) -> None:
+        self._slab: Tensor | None = None
+
+    def park(self, tails: Mapping[CausalConv3d, Tensor]) -> dict[CausalConv3d, _Parked]:
+        """Copy tails."""
+        first = next(iter(tails.values()), None)
+        if first is None or first.is_meta:
+            return {
+                conv: _Parked(values=None, size=tail.shape, dtype=tail.dtype)
+                for conv, tail in tails.items()
+            }
+        wanted = sum(_aligned(tail.nbytes) for tail in tails.values())
+        if self._slab is None or self._slab.nbytes < wanted:
+            self._slab = torch.empty(wanted, dtype=torch.uint8)
+            lock(self._slab, first.device)
+        parked: dict[CausalConv3d, _Parked] = {}
+        at = 0
+        for conv, tail in tails.items():
+            flat = self._slab[at : at + tail.nbytes].view(tail.dtype)
+            values = torch.as_strided(flat, tail.shape, torch.empty_like(tail).stride())
+            values.copy_(tail, non_blocking=True)
+            parked[conv] = _Parked(values=values, size=tail.shape, dtype=tail.dtype)
+            at += _aligned(tail.nbytes)
+        return parked
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class TailCache:
@@ -115,6 +156,7 @@ class TailCache:
         self._tails: dict[CausalConv3d, Tensor] = {}
         self._parts: dict[int, TailCache] = {}
         self._parked: dict[CausalConv3d, _Parked] = {}
+        self._berths = _Berths()
 
     def part(self, number: int) -> "TailCache":
         """Give the state of one band of the clip; see ``bands``."""
@@ -122,7 +164,7 @@ class TailCache:
 
     def park(self) -> None:
         """Move the tails to host memory, until ``wake``."""
-        self._parked = {conv: _park(tail) for conv, tail in self._tails.items()}
+        self._parked = self._berths.park(self._tails)
         self._tails = {}
 
     def wake(self, device: torch.device) -> None:
@@ -144,11 +186,17 @@ class TailCache:
         tails = sum(tail.nbytes for tail in self._tails.values())
         return tails + sum(part.nbytes for part in self._parts.values())
 
+    @property
+    def parked_nbytes(self) -> int:
+        """Host memory held by the tails that are parked."""
+        parked = sum(tail.nbytes for tail in self._parked.values())
+        return parked + sum(part.parked_nbytes for part in self._parts.values())
+
     def clone(self) -> "TailCache":
         """Copy the state; the tensors are shared, because nobody writes to them."""
         twin = TailCache()
         twin._tails = dict(self._tails)
-        twin._parked = dict(self._parked)
+        twin._parked = {conv: parked.copy() for conv, parked in self._parked.items()}
         twin._parts = {number: part.clone() for number, part in self._parts.items()}
         return twin
 

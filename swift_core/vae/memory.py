@@ -23,6 +23,7 @@ MOST_BANDS = 16
 _STEP = 64  # sides that every VAE and DiT can have
 _TRIES, _LESS = 8, 0.85
 _SCARCE = 4
+_UNPARKED = 4
 _CHUNKS = 3
 """The first chunk is short, the second makes the state whole, from the third on nothing changes."""
 
@@ -33,13 +34,15 @@ class VaePeak:
 
     Attributes:
         nbytes: the most that is alive at a time: weights, causal state, activations.
-        state_nbytes: the causal state between chunks.
+        state_nbytes: the causal state that stays on the device between chunks.
+        parked_nbytes: the causal state that waits in host memory.
         weights_nbytes: the weights.
     """
 
     nbytes: int
     state_nbytes: int
     weights_nbytes: int
+    parked_nbytes: int = 0
 
     @property
     def working_nbytes(self) -> int:
@@ -56,7 +59,12 @@ class VaePlan:
 
 
 def plan_decode(
-    config: VAEConfig, shape: PixelShape, *, compute: torch.dtype, budget_nbytes: int
+    config: VAEConfig,
+    shape: PixelShape,
+    *,
+    compute: torch.dtype,
+    budget_nbytes: int,
+    host_nbytes: int | None = None,
 ) -> VaePlan:
     """Choose bands for a decode: as few as fit, and where there is a choice, those that add least.
 
@@ -64,18 +72,46 @@ def plan_decode(
         shape: of the clip in pixels; its length does not matter.
         compute: number format of weights and activations.
         budget_nbytes: for everything but the weights, which are there already.
+        host_nbytes: for state that is parked; None: as it wants.
 
     Raises:
         BudgetError: if no bands fit, saying what the smallest would take.
     """
-    return _fit("decoding", decode_peak, config, shape, compute, budget_nbytes)
+    room = _Room(budget_nbytes, host_nbytes)
+    return _fit("decoding", decode_peak, config, shape, compute, room)
 
 
 def plan_encode(
-    config: VAEConfig, shape: PixelShape, *, compute: torch.dtype, budget_nbytes: int
+    config: VAEConfig,
+    shape: PixelShape,
+    *,
+    compute: torch.dtype,
+    budget_nbytes: int,
+    host_nbytes: int | None = None,
 ) -> VaePlan:
     """Choose bands for an encode; see ``plan_decode``."""
-    return _fit("encoding", encode_peak, config, shape, compute, budget_nbytes)
+    room = _Room(budget_nbytes, host_nbytes)
+    return _fit("encoding", encode_peak, config, shape, compute, room)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What there is of both kinds of memory."""
+
+    device_nbytes: int
+    host_nbytes: int | None
+
+    def holds(self, peak: VaePeak) -> bool:
+        return peak.working_nbytes <= self.device_nbytes and (
+            self.host_nbytes is None or peak.parked_nbytes <= self.host_nbytes
+        )
+
+    def share(self, peak: VaePeak) -> float:
+        """Tell how much of it there is room for, at most all."""
+        shares = [max(0, self.device_nbytes) / peak.working_nbytes]
+        if self.host_nbytes is not None and peak.parked_nbytes:
+            shares.append(max(0, self.host_nbytes) / peak.parked_nbytes)
+        return min(1.0, *shares)
 
 
 _Peak = Callable[[VAEConfig, int, int, torch.dtype, Banding], VaePeak]
@@ -87,46 +123,54 @@ def _fit(
     config: VAEConfig,
     shape: PixelShape,
     compute: torch.dtype,
-    budget_nbytes: int,
+    room: _Room,
 ) -> VaePlan:
     def peak(banding: Banding, height: int = shape.height, width: int = shape.width) -> VaePeak:
         return peak_of(config, height, width, compute, banding)
 
     levels = len(config.dim_mult)
     whole = peak(WHOLE)
-    if whole.working_nbytes <= budget_nbytes:
+    if room.holds(whole):
         return VaePlan(banding=WHOLE, peak=whole)
     # Where little is free, nothing may fit: better found out by two tries than by ten.
     is_hopeless = False
-    if _SCARCE * budget_nbytes < whole.working_nbytes:
-        is_hopeless = all(peak(one).working_nbytes > budget_nbytes for one in _finest(levels))
+    if _SCARCE * room.device_nbytes < whole.working_nbytes:
+        is_hopeless = all(peak(one).working_nbytes > room.device_nbytes for one in _finest(levels))
     for banding in () if is_hopeless else _bandings(levels):
-        if peak(banding).working_nbytes <= budget_nbytes:
+        if room.holds(peak(banding)):
             return VaePlan(banding=banding, peak=peak(banding))
-    finest = min(_finest(levels), key=lambda banding: peak(banding).working_nbytes)
-    raise _refusal(what, shape, partial(peak, finest), budget_nbytes)
+    least = min(_finest(levels), key=lambda banding: peak(banding).working_nbytes)
+    unparked = Banding(levels=min(2, levels), bands=_UNPARKED)
+    best = max((least, unparked), key=lambda banding: room.share(peak(banding)))
+    raise _refusal(what, shape, partial(peak, best), room)
 
 
 def _refusal(
-    what: str, shape: PixelShape, peak: Callable[..., VaePeak], budget_nbytes: int
+    what: str, shape: PixelShape, peak: Callable[..., VaePeak], room: _Room
 ) -> BudgetError:
     """Say what the finest bands take, and find out for how large a picture they would do."""
     least = peak()
-    share = max(0, budget_nbytes) / least.working_nbytes
+    share = room.share(least)
     for _ in range(_TRIES):
         scale = share**0.5
         sides = [int(scale * side / _STEP) * _STEP for side in (shape.height, shape.width)]
         if not all(sides):
             share = 0.0
-        elif peak(*sides).working_nbytes > budget_nbytes:
+        elif not room.holds(peak(*sides)):
             share *= _LESS  # halos do not become smaller with the picture
             continue
         break
     else:
         share = 0.0
+    parked = ""
+    if room.host_nbytes is not None and least.parked_nbytes > room.host_nbytes:
+        parked = (
+            f", and {least.parked_nbytes / 1e9:.1f} GB of host memory, of which "
+            f"{max(0, room.host_nbytes) / 1e9:.1f} GB are free"
+        )
     return BudgetError(
         f"{what} {shape.width}x{shape.height} takes at least {least.working_nbytes / 1e9:.1f} GB, "
-        f"{budget_nbytes / 1e9:.1f} GB are free beside the weights",
+        f"{max(0, room.device_nbytes) / 1e9:.1f} GB are free beside the weights{parked}",
         share=share,
         least_nbytes=least.nbytes,
     )
@@ -150,6 +194,11 @@ def _finest(levels: int) -> Iterator[Banding]:
     """Give the bands of which one takes least."""
     for cut in (2, 3):
         yield Banding(levels=min(cut, levels), bands=MOST_BANDS, parks=True)
+
+
+def finest(config: VAEConfig) -> Banding:
+    """Give the bands that take least, near enough, without trying."""
+    return list(_finest(len(config.dim_mult)))[-1]
 
 
 def finer(banding: Banding, config: VAEConfig) -> Banding | None:
@@ -207,4 +256,9 @@ def _peak(
     with torch.no_grad(), LiveBytes() as alive, FusedAttention():
         for chunk in range(_CHUNKS):
             work(vae, chunk, cache)
-    return VaePeak(nbytes=weights + alive.peak, state_nbytes=cache.nbytes, weights_nbytes=weights)
+    return VaePeak(
+        nbytes=weights + alive.peak,
+        state_nbytes=cache.nbytes,
+        weights_nbytes=weights,
+        parked_nbytes=cache.parked_nbytes,
+    )

@@ -192,7 +192,7 @@ def test_a_slot_is_filled_after_the_work_that_reads_it(monkeypatch):
     for _ in stream.walk():
         pass
     waits = [mark for kind, mark in late.order if kind == "copies wait"]
-    assert waits == ["work 0", "work 1", "work 2"]
+    assert waits == [f"work {number}" for number in range(5)], "two slots, then three blocks"
 
 
 def test_pinning_is_bounded_and_copies_once(monkeypatch):

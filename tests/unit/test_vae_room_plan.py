@@ -10,7 +10,8 @@ from swift_core.flow.recipe import Recipe, SolverName
 from swift_core.geometry import PixelShape
 from swift_core.segments.plan import SegmentSettings
 from swift_core.stages.plan import plan_generation, planned_models
-from swift_core.stages.run_plan import Resources, plan_run
+from swift_core.stages.resources import Resources
+from swift_core.stages.run_plan import plan_run
 from swift_core.vae.bands import WHOLE
 from swift_core.vae.memory import VaePeak, VaePlan, decode_peak
 from tests.models import small_models
@@ -25,7 +26,8 @@ WEIGHTS = 1_000_000
 def planner(what, nbytes_per_pixel):
     """Stand in for the search for bands: it takes so much, and no bands help."""
 
-    def fit(_config, shape, *, compute, budget_nbytes):
+    def fit(_config, shape, *, compute, budget_nbytes, host_nbytes):
+        assert host_nbytes is None
         assert compute is torch.float32
         working = nbytes_per_pixel * shape.height * shape.width
         peak = VaePeak(nbytes=WEIGHTS + working, state_nbytes=0, weights_nbytes=WEIGHTS)

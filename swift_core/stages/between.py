@@ -1,0 +1,69 @@
+"""Decoding between the segments: what is finished is on its way while the rest is sampled."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from ..errors import BudgetError
+from ..memory.shortage import is_shortage
+from ..progress import Phase
+from ..segments.plan import Segment
+from ..shapes import Float, Tensor
+from ..vae.autoencoder import WanVAE
+from ..vae.config import VAEConfig
+from ..weights.model_set import Slot
+from .memory import Between
+from .pixels import decode_clip
+from .runtime import Runtime
+
+
+def decode_between(
+    vae: Slot[VAEConfig, WanVAE],
+    latent: Float[Tensor, "1 c t h w"],
+    refining: Iterator[Segment],
+    between: Between,
+    *,
+    keep: Callable[[Tensor], None],
+    runtime: Runtime,
+) -> Iterator[Float[Tensor, "p h w 3"]]:
+    """Decode each segment as soon as it is finished, beside the DiT that samples the next one.
+
+    Args:
+        latent: what ``refining`` writes into.
+        refining: samples a segment each time that it is asked.
+        keep: handed the latent as soon as it is whole.
+    """
+    finished = 1  # the anchor
+
+    def arrive(index: int) -> None:
+        nonlocal finished
+        while finished <= index:
+            finished = _next(refining).targets[-1] + 1
+            if finished == latent.shape[2]:
+                deque(refining, maxlen=0)  # lets go of the DiT
+                keep(latent)
+
+    arrive(1)  # so that the DiT is there, and has its memory, before the VAE
+    yield from decode_clip(
+        runtime.load(vae),
+        latent,
+        phase=Phase.DECODE,
+        runtime=runtime,
+        banding=between.banding,
+        arrive=arrive,
+    )
+
+
+def _next(refining: Iterator[Segment]) -> Segment:
+    """Sample one more segment.
+
+    A shortage that streaming has not helped is not the decode's, which would try again.
+    """
+    try:
+        return next(refining)
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        raise BudgetError(
+            "memory ran out in Stage II with all of its blocks streamed; free memory of the card, "
+            "or make the video smaller or its segments shorter."
+        ) from error
