@@ -17,7 +17,11 @@ _PASSED_BY_TORCH = ((2, 9), (2, 10))
 _PASSED_BY_CUDNN = (90800, 91500)
 """With these versions (the second one's end is good again) torch 2.9 and 2.10 keep 16-bit
 convolutions over time away from cuDNN, and what takes them is slow and needs several times the
-memory (pytorch/pytorch#166643)."""
+memory (pytorch/pytorch#166643). They do so because large ones came out wrong on some cards
+(#163539): so cuDNN is asked only where others have run it so and found it right."""
+
+_ASKED_ON = ((8, 6), (8, 9), (12, 0))
+"""Compute capabilities of the RTX 30, 40 and 50 series (comfyanonymous/ComfyUI#10398)."""
 
 
 def convolve(conv: nn.Conv2d | nn.Conv3d, features: Tensor) -> Tensor:
@@ -50,7 +54,9 @@ def _is_left_to_fallback(features: Tensor) -> bool:
 def _is_kept_from_cudnn(features: Tensor) -> bool:
     """Tell whether torch would pass cuDNN by, although it is there."""
     sixteen = features.dtype in (torch.float16, torch.bfloat16)
-    return features.is_cuda and sixteen and keeps_from_cudnn()
+    if not (features.is_cuda and sixteen and keeps_from_cudnn()):
+        return False
+    return torch.cuda.get_device_capability(features.device) in _ASKED_ON
 
 
 @cache

@@ -24,7 +24,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import torch
 from swift_core.memory.streaming import BlockStream, block_nbytes, stream_blocks
 from swift_core.memory.residency import fit_residency
-from swift_core.model.compiled import compile_blocks
+from swift_core.model.compiled import compile_blocks, release_blocks
 from tests.models import small_dit
 
 LATENT = torch.randn(1, 8, 3, 4, 6)
@@ -86,6 +86,18 @@ torch.testing.assert_close(run(dit), plain, atol=1e-5, rtol=0)
 compile_blocks(dit, backend="broken")
 assert torch.equal(run(dit), plain)
 assert torch.equal(run(dit), plain)
+""",
+    "released, a DiT is freed": """
+import gc, weakref
+gc.disable()
+compile_blocks(dit, backend="counting")
+run(dit)
+release_blocks(dit)
+assert torch.equal(run(dit), plain)
+seen = weakref.ref(dit.blocks[0])
+torch._dynamo.reset()
+del dit
+assert seen() is None, gc.get_referrers(seen())
 """,
     "an error of the work is no compiler's": """
 @torch.compiler.disable

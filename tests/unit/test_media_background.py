@@ -82,3 +82,36 @@ def test_a_block_that_breaks_leaves_no_file_and_no_thread(tmp_path):
     with pytest.raises(OutputError, match="stop"):
         write_all(tmp_path / "a.mkv", FRAMES.split(1), then=OutputError("stop"))
     assert nothing_is_left(tmp_path)
+
+
+def test_an_interrupt_while_the_rest_is_encoded_leaves_nothing(tmp_path, monkeypatch):
+    """It comes out of the wait for the thread, when the block is over."""
+    may_write = threading.Semaphore(0)
+    plain = writer(tmp_path / "a.mkv")
+    write = plain.write
+
+    def slowly(frames):
+        may_write.acquire()
+        write(frames)
+
+    monkeypatch.setattr(plain, "write", slowly)
+    background = BackgroundWriter(plain)
+    join, waits = background._thread.join, []
+
+    def interrupted(*given):
+        waits.append(given)
+        if len(waits) == 1:
+            may_write.release(9)
+            raise KeyboardInterrupt
+        join(*given)
+
+    monkeypatch.setattr(background._thread, "join", interrupted)
+
+    def run():
+        with background:
+            for chunk in FRAMES[:3].split(1):
+                background.write(chunk)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert nothing_is_left(tmp_path)

@@ -315,6 +315,41 @@ def test_segments_decoded_between_others_are_the_same_video(picture):
     assert first < last, "the first segment's frames come before the second segment"
 
 
+def test_a_shortage_of_the_sampler_between_segments_is_told_as_such(picture):
+    """Nothing is left to be streamed: the decode must not take it for its own and try again."""
+
+    def observe(progress):
+        if progress.phase is Phase.REFINE and progress.segment == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    runtime = replace(RUNTIME, budget_nbytes=lambda: GB, observe=observe)
+    chunks = generate(small_models(), picture, SETTINGS, runtime=runtime)
+    with pytest.raises(BudgetError, match="memory ran out in Stage II"):
+        list(chunks)
+
+
+def test_memory_that_others_took_meanwhile_stops_no_run_that_is_under_way(picture, caplog):
+    whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
+    free = [GB]
+
+    def observe(progress):
+        if progress.phase is Phase.MOTION_CONDITION:
+            free[0] = 1000
+
+    runtime = replace(
+        RUNTIME,
+        budget_nbytes=lambda: free[0],
+        free_nbytes=lambda: free[0],
+        observe=observe,
+    )
+    made = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=runtime)))
+    torch.testing.assert_close(made, whole, atol=1e-4, rtol=0)
+    assert "trying with all blocks streamed" in caplog.text
+    assert "trying the finest bands" in caplog.text
+    with pytest.raises(BudgetError):
+        generate(deep_models(), picture, SETTINGS, runtime=runtime)
+
+
 def test_a_dit_that_runs_out_of_memory_goes_on(picture, monkeypatch, caplog):
     whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
     forward, calls = WanDiT.forward, []

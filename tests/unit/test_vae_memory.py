@@ -175,3 +175,38 @@ def test_memory_that_is_never_enough_is_an_error_and_no_loop(monkeypatch):
     monkeypatch.setattr(VAE, "_moments", fails)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         encode(RUNTIME)
+
+
+@pytest.mark.parametrize("parks", [False, True])
+def test_what_is_parked_is_predicted_and_its_place_used_again(parks):
+    banding = Banding(levels=2, bands=3, parks=parks)
+    peak = decode_peak(VAE.config, SHAPE.height, SHAPE.width, torch.float32, banding)
+    cache, places = TailCache(), set()
+    with torch.no_grad():
+        for chunk in range(3):
+            VAE.decode_chunk(LATENT[:, :, chunk : chunk + 1], cache=cache, banding=banding)
+            slabs = [part._berths._slab for part in cache._parts.values()]
+            if chunk:
+                places.add(tuple(slab.data_ptr() for slab in slabs if slab is not None))
+    assert cache.parked_nbytes == peak.parked_nbytes
+    assert (peak.parked_nbytes > 0) == parks
+    assert cache.nbytes == peak.state_nbytes
+    assert len(places) == 1
+
+
+def test_bands_are_chosen_by_host_memory_too():
+    def plan(host_nbytes):
+        whole = decode_peak(VAE.config, SHAPE.height, SHAPE.width, torch.float32, WHOLE)
+        return plan_decode(
+            VAE.config,
+            SHAPE,
+            compute=torch.float32,
+            budget_nbytes=int(0.6 * whole.working_nbytes),
+            host_nbytes=host_nbytes,
+        )
+
+    ample = plan(None)
+    assert ample.banding.parks
+    assert plan(ample.peak.parked_nbytes).banding == ample.banding
+    with pytest.raises(BudgetError):
+        plan(ample.peak.parked_nbytes // 4)
