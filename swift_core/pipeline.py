@@ -1,7 +1,7 @@
 """The main path: one picture in, one video out.
 
 ``plan -> motion -> reference -> refine -> decode``; the stages take turns, and only the acting
-one's models are held.
+one's models are held. Where memory is ample, the last two go on side by side.
 """
 
 from collections import deque

@@ -13,9 +13,10 @@ import comfy.model_management
 
 from ...swift_core.errors import GeometryError
 from ...swift_core.geometry import PixelShape, pixel_frames_of
+from ...swift_core.media.sources import ClipInMemory, chunks_of
 from ...swift_core.progress import Observer, Phase
 from ...swift_core.shapes import Float, Tensor
-from ...swift_core.stages.pixels import chunk_clip, decode_clip, encode_clip, to_pixels
+from ...swift_core.stages.pixels import decode_clip, encode_clip, to_pixels
 from .vae import (
     budget_of,
     decode_memory,
@@ -120,7 +121,7 @@ def encode_images(
         own = open_vae(vae, memory_required=encode_memory(vae, shape))
         latent = encode_clip(
             own,
-            lambda: map(bring, chunk_clip(clip, time=own.config.compression.time)),
+            lambda: map(bring, chunks_of(ClipInMemory(clip), time=own.config.compression.time)),
             shape=shape,
             phase=Phase.REFERENCE,
             runtime=runtime,

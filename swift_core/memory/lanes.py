@@ -1,7 +1,8 @@
 """How bytes get to a device beside its work: CUDA's streams, or plain copies.
 
 Two laws order everything. A slot is filled only after the work that read it is done; work reads a
-slot only after it is filled. Both are events on the device: the host never waits.
+slot only after it is filled. Both are events on the device: the host waits
+for neither.
 """
 
 import logging

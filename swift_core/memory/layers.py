@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from .residency import SLOTS
-
 
 def visit_by_layer(model: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> None:
     """Put all of a model but its layers onto a device; each layer is there only while it works.
@@ -26,16 +24,6 @@ def visit_by_layer(model: nn.Module, layers: Sequence[nn.Module], device: torch.
             _move_own(module, device)
     for layer in layers:
         _Visit(layer, device)
-
-
-def visiting_nbytes(model: nn.Module, layers: Sequence[nn.Module]) -> int:
-    """Tell what the weights take of the device, at most."""
-    sizes = sorted((_nbytes(layer) for layer in layers), reverse=True)
-    return _nbytes(model) - sum(sizes) + sum(sizes[:SLOTS])
-
-
-def _nbytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 def _move_own(module: nn.Module, device: torch.device) -> None:

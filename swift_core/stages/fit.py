@@ -27,7 +27,7 @@ class StageMemory:
         words: how it will run.
         device_nbytes: the most that is on the device.
         host_nbytes: that stay in host memory: blocks that are streamed, parked state. Weights that
-            are brought to the device once only pass through.
+            are mapped and brought to the device once only pass through.
         copied_nbytes: what goes between the two in all.
         copies_beside: whether it goes beside the work.
     """

@@ -7,7 +7,7 @@ works on ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, the
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from einops import rearrange
@@ -44,11 +44,6 @@ def to_clip(pixels: Float[Tensor, "1 3 p h w"]) -> Float[Tensor, "p h w 3"]:
     clip = torch.empty((*pixels.shape[2:], 3), device=pixels.device)
     clip.copy_(rearrange(pixels, "1 c p h w -> p h w c"))
     return clip.add_(1).div_(2).clamp_(0, 1)
-
-
-def chunk_clip(clip: Float[Tensor, "p h w 3"], *, time: int) -> Iterator[Tensor]:
-    """Cut a clip of ``time * n + 1`` frames as a causal VAE takes it: 1, then ``time`` each."""
-    return chain((clip[:1],), (clip[at : at + time] for at in range(1, len(clip), time)))
 
 
 def encode_clip(
