@@ -15,6 +15,7 @@ import comfy.model_management
 import torch
 
 from ...swift_core.errors import BudgetError, CheckpointError
+from ...swift_core.memory.host import free_host_nbytes
 from ...swift_core.model.config import DiTConfig
 from ...swift_core.progress import Phase
 from ...swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan
@@ -58,7 +59,9 @@ def describe_for_card(made: GenerationPlan) -> str:
     if device.type != "cpu":
         weights = weights_nbytes(PUBLISHED_MODELS.detail_vae, compute)
         room = most_nbytes(device, weights_nbytes=weights)
-        resources = Resources(vae_nbytes=room, dits=DITS, speed=speed)
+        resources = Resources(
+            vae_nbytes=room, host_nbytes=free_host_nbytes(), dits=DITS, speed=speed
+        )
     try:
         return plan_run(PUBLISHED_MODELS, made, resources, compute=compute).describe()
     except BudgetError as error:
@@ -89,7 +92,12 @@ def plan_with_vae(models: PlannedModels, made: GenerationPlan, vae: Any) -> RunP
     Raises:
         BudgetError: if encode or decode do not fit, saying what would.
     """
-    resources = Resources(vae_nbytes=room_beside(vae), dits=DITS, speed=card_speed())
+    resources = Resources(
+        vae_nbytes=room_beside(vae),
+        host_nbytes=free_host_nbytes(),
+        dits=DITS,
+        speed=card_speed(),
+    )
     with saying_what_helps(budget_of(vae)):
         return plan_run(models, made, resources, compute=vae_precision(vae).compute)
 

@@ -6,6 +6,7 @@ works on ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, the
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -164,18 +165,15 @@ def _banding(plan: Planner, vae: WanVAE, shape: PixelShape, runtime: Runtime) ->
         room = runtime.budget_nbytes() - sum(parameter.nbytes for parameter in vae.parameters())
     else:
         return WHOLE
-    compute = runtime.precision.compute
+    choose = partial(plan, vae.config, shape, compute=runtime.precision.compute, budget_nbytes=room)
+    with suppress(BudgetError):
+        return choose(host_nbytes=free_host_nbytes()).banding
     try:
-        made = plan(
-            vae.config,
-            shape,
-            compute=compute,
-            budget_nbytes=room,
-            host_nbytes=free_host_nbytes(),
-        )
+        banding = choose().banding
     except BudgetError as error:
         if not runtime.is_under_way:
             raise
         _log.warning("%s; trying the finest bands", error)
         return finest(vae.config)
-    return made.banding
+    _log.warning("little host memory is free: parking the VAE's state may be slow")
+    return banding

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import swift_core.stages.pixels as pixels
 from swift_core.errors import BudgetError
 from swift_core.geometry import PixelShape
 from swift_core.live_bytes import LiveBytes
@@ -210,3 +211,17 @@ def test_bands_are_chosen_by_host_memory_too():
     assert plan(ample.peak.parked_nbytes).banding == ample.banding
     with pytest.raises(BudgetError):
         plan(ample.peak.parked_nbytes // 4)
+
+
+def test_a_decode_with_little_host_memory_parks_all_the_same(monkeypatch, caplog):
+    """The work before it is done: slow is better than lost."""
+    whole = decode_peak(VAE.config, SHAPE.height, SHAPE.width, torch.float32, WHOLE)
+    runtime = replace(RUNTIME, free_nbytes=lambda: int(0.6 * whole.working_nbytes))
+    monkeypatch.setattr(pixels, "free_host_nbytes", lambda: 1000)
+    made = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=runtime)))
+    assert "parking the VAE's state may be slow" in caplog.text
+    monkeypatch.undo()
+    caplog.clear()
+    again = torch.cat(list(decode_clip(VAE, LATENT, phase=Phase.DECODE, runtime=runtime)))
+    assert torch.equal(made, again)
+    assert not caplog.text
