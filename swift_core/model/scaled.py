@@ -1,4 +1,7 @@
-"""Linear layers whose weights stay in 8 bits: half the memory, unpacked as each layer runs.
+"""Linear layers whose weights stay as they are stored, and are unpacked as each layer runs.
+
+In 8 bits that is half the memory; in the other format of 16 bits, weights stay mapped from their
+file, where converted they would fill host memory.
 
 A published fp8 checkpoint holds, for a layer, 8-bit numbers and what to multiply them by: one
 scale for all, or one for each output. Unpacking is exact but for one rounding to the compute
@@ -29,10 +32,10 @@ _PRODUCT_MULTIPLE = 16
 
 
 class ScaledLinear(nn.Module):
-    """A linear layer with an 8-bit weight.
+    """A linear layer whose weight is in another format than it computes in.
 
     Args:
-        weight: ``(outputs, inputs)``, in one of ``FP8_FORMATS``.
+        weight: ``(outputs, inputs)``, in one of ``FP8_FORMATS`` or in 16 bits.
         scale: what to multiply the weight by: one number, or one for each output.
         bias: in the compute format, or None.
         products: multiply in 8 bits where the shapes allow it; see ``check_products``.
@@ -68,8 +71,10 @@ class ScaledLinear(nn.Module):
 
     def unpacked_weight(self, dtype: torch.dtype) -> Float[Tensor, "outputs inputs"]:
         """Give the weight in full, rounded once."""
-        # 8-bit numbers are exact in every wider format, so the scale is the only rounding.
         weight = self.weight.to(dtype)
+        if self.scale == 1 and self.row_scale is None:
+            return weight
+        # 8-bit numbers are exact in every wider format, so the scale is the only rounding.
         return weight.mul_(self.scale if self.row_scale is None else self.row_scale)
 
     def unpacked(self, dtype: torch.dtype) -> nn.Linear:

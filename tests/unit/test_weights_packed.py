@@ -221,6 +221,38 @@ def test_a_model_in_two_files_is_the_model(dit, tmp_path):
     assert " in 2 files, complete." in look_into(index).sentence
 
 
+@pytest.mark.parametrize(("stored", "computed"), [(torch.float16, BF16), (torch.bfloat16, "fp16")])
+def test_the_other_format_of_16_bits_is_converted_as_layers_run(dit, path, stored, computed):
+    precision = (
+        BF16 if computed is BF16 else Precision(weights=torch.float16, compute=torch.float16)
+    )
+    short = precision.compute
+    weights = {name: value.to(stored) for name, value in dit.state_dict().items()}
+    save_file(weights, path, metadata=describe_metadata(dit.config))
+    loaded = build_dit(path, precision=precision)
+    at_once = {name: value.to(stored).to(short) for name, value in dit.state_dict().items()}
+    save_file(
+        at_once, path.with_name("at once.safetensors"), metadata=describe_metadata(dit.config)
+    )
+    wanted = build_dit(path.with_name("at once.safetensors"), precision=precision)
+    layer = loaded.get_submodule(BLOCK)
+    assert isinstance(layer, ScaledLinear)
+    assert layer.weight.dtype == stored
+    assert not layer.products
+    assert not isinstance(wanted.get_submodule(BLOCK), ScaledLinear)
+    islands = [name for name, value in wanted.named_parameters() if value.dtype == torch.float32]
+    for name in islands:  # these are fp32, rounded once and not twice
+        wanted.get_parameter(name).data = loaded.get_parameter(name).data
+    assert torch.equal(run(loaded, short), run(wanted, short))
+
+
+def test_in_fp32_16_bits_are_unpacked_at_once(dit, path):
+    weights = {name: value.half() for name, value in dit.state_dict().items()}
+    save_file(weights, path, metadata=describe_metadata(dit.config))
+    loaded = build_dit(path, precision=FP32)
+    assert not any(isinstance(module, ScaledLinear) for module in loaded.modules())
+
+
 MEASURE = """
 import sys
 from pathlib import Path
@@ -242,11 +274,12 @@ print(anonymous() - before - islands)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("form", ["bf16", "fp8"])
+@pytest.mark.parametrize("form", ["bf16", "fp16", "fp8"])
 def test_loading_maps_the_file_and_copies_only_what_must_be_fp32(dit, path, form):
     large = small_dit(dim=512, ffn_dim=2048, heads=8, layers=4)
     for module, target in ((dit, path.with_name("small.safetensors")), (large, path)):
-        weights = {name: value.bfloat16() for name, value in module.state_dict().items()}
+        short = torch.float16 if form == "fp16" else torch.bfloat16
+        weights = {name: value.to(short) for name, value in module.state_dict().items()}
         if form == "fp8":
             weights, _ = quantise(weights, E4M3, scaled=True)
         save_file(weights, target, metadata=describe_metadata(module.config))
