@@ -15,6 +15,14 @@ from .shapes import Tensor
 
 _log = logging.getLogger(__name__)
 
+_ALIGNMENT = 256
+"""Of every tensor in a slab, in bytes: what kernels and copies like."""
+
+
+def aligned(nbytes: int) -> int:
+    """Give the room that so many bytes take in a slab."""
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
 
 def lock(slab: Tensor, device: torch.device) -> bool:
     """Lock a piece of host memory, for as long as it lives; False, with a line of log, if not."""

@@ -24,3 +24,13 @@ class Precision:
 
 FP32 = Precision(weights=torch.float32, compute=torch.float32)
 BF16 = Precision(weights=torch.bfloat16, compute=torch.bfloat16)
+
+
+def is_island(name: str, islands: tuple[str, ...]) -> bool:
+    """Tell whether a parameter must be fp32 whatever the rest is."""
+    return any(part in name for part in islands)
+
+
+def dtype_of(name: str, precision: Precision, islands: tuple[str, ...]) -> torch.dtype:
+    """Give the format in which a parameter is held."""
+    return torch.float32 if is_island(name, islands) else precision.weights

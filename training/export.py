@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from swift_core.model.dit import WanDiT
+from swift_core.precision import is_island
 from swift_core.text.words import WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.weights.build import islands_of, save_checkpoint
@@ -16,7 +17,7 @@ def save_half(module: WanDiT | WanVAE | WordEncoder, path: Path) -> None:
     islands = islands_of(module.config)
     twin = copy.deepcopy(module).cpu()
     for name, parameter in twin.named_parameters():
-        if not any(part in name for part in islands):
+        if not is_island(name, islands):
             parameter.data = parameter.data.to(torch.float16)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(twin, path)

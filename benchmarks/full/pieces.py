@@ -25,7 +25,7 @@ from swift_core.model.blocks import DiTBlock
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
 from swift_core.model.modulation import add_gated, modulate
-from swift_core.model.rope import apply_rope, make_rope
+from swift_core.model.rope import Rope, apply_rope, make_rope
 from swift_core.model.scaled import ScaledLinear
 from swift_core.model.work import dit_flops
 from swift_core.segments.plan import SegmentSettings, plan_segments
@@ -160,19 +160,24 @@ def measure_block(
     text = _normal(machine, 1, config.text_tokens, config.text_dim)
     with torch.inference_mode():
         prompt = dit.read_prompt(text).dit_blocks[0]
-        rope = make_rope(
-            config,
-            range(frames),
-            height=window.height // config.patch.height,
-            width=window.width // config.patch.width,
-            device=machine.device,
-        )
+        rope = _rope(config, window, machine)
     row = Row(name=f"{label}, eager", group=group, flops=block_flops(config, frames * each))
     _timed(record, scale, row, lambda: block(tokens, level, rope=rope, prompt=prompt))
     if compiles:
         faster: Any = torch.compile(block)
         row = replace(row, name=f"{label}, compiled")
         _timed(record, scale, row, lambda: faster(tokens, level, rope=rope, prompt=prompt))
+
+
+def _rope(config: DiTConfig, window: LatentShape, machine: Machine) -> Rope:
+    """Give a window's tables."""
+    return make_rope(
+        config,
+        range(window.latent_frames),
+        height=window.height // config.patch.height,
+        width=window.width // config.patch.width,
+        device=machine.device,
+    )
 
 
 def measure_parts(
@@ -187,13 +192,7 @@ def measure_parts(
     tokens = _normal(machine, 1, frames, each, dim)
     flat = tokens.flatten(1, 2)
     shift = _normal(machine, 1, frames, 1, dim, dtype=torch.float32)
-    rope = make_rope(
-        config,
-        range(frames),
-        height=window.height // config.patch.height,
-        width=window.width // config.patch.width,
-        device=machine.device,
-    )
+    rope = _rope(config, window, machine)
     norm3 = block.norm3
     attention = block.self_attn
     parts: dict[str, tuple[int, int, Callable[[], object]]] = {

@@ -15,7 +15,7 @@ import torch
 
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
-from swift_core.precision import BF16, FP32, Precision
+from swift_core.precision import BF16, FP32, Precision, dtype_of, is_island
 from swift_core.text.words import WordConfig, WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
@@ -24,7 +24,7 @@ from swift_core.weights.build import fill_module, islands_of, save_checkpoint
 from swift_core.weights.model_set import ModelSet, Slot
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.set_file import DEFAULT_RECIPE, SET_FILE, SetFile, write_set_file
-from swift_core.weights.unpacking import dtype_of, is_island, unpack_weights
+from swift_core.weights.unpacking import unpack_weights
 
 from .machine import Machine
 from .scale import Scale

@@ -57,11 +57,8 @@ def run_decode(options: argparse.Namespace) -> int:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Say what a run would do."""
-    models, motion, detail = (
-        replace(PUBLISHED_MODELS, text=UMT5_XXL),
-        DEFAULT_RECIPE,
-        DEFAULT_RECIPE,
-    )
+    models = replace(PUBLISHED_MODELS, text=UMT5_XXL)
+    motion = detail = DEFAULT_RECIPE
     if options.models:
         opened = add_loras(open_models(options.models), open_loras(options.lora))
         models, loras = planned_models(opened), loras_of(opened)

@@ -101,10 +101,8 @@ def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> R
         BudgetError: if a stage, or the VAEs, are given no memory.
     """
     device = options.device
-    budget, vae_room = (
-        _nbytes("--memory", options.memory),
-        _nbytes("--vae-memory", options.vae_memory),
-    )
+    budget = _nbytes("--memory", options.memory)
+    vae_room = _nbytes("--vae-memory", options.vae_memory)
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise DeviceError("--device cuda: PyTorch sees no CUDA device here; use --device cpu.")

@@ -1,11 +1,9 @@
 """How bytes get to a device beside its work: CUDA's streams, or plain copies.
 
 Two laws order everything. A slot is filled only after the work that read it is done; work reads a
-slot only after it is filled. Both are events on the device: the host waits
-for neither.
+slot only after it is filled. Both are events on the device: the host waits for neither.
 """
 
-import logging
 import time
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,9 +11,6 @@ import torch
 
 from ..locked import lock
 from ..shapes import Tensor
-
-_log = logging.getLogger(__name__)
-
 
 Mark = Any
 """A moment in the work of one side, which the other can wait for; each lane has its own kind."""
@@ -104,13 +99,10 @@ class CudaLane:
         self._stream = torch.cuda.Stream(device)
         self._copies: list[tuple[Any, Any]] = []
         self._waits: list[tuple[Any, Any]] = []
-        self._pins = True
 
     def pin(self, slab: Tensor) -> bool:
-        """Lock a slab's pages; after one refusal no more is tried, with one line of log."""
-        if self._pins:
-            self._pins = lock(slab, self._device)
-        return self._pins
+        """Lock a slab's pages."""
+        return lock(slab, self._device)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Order a copy."""

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from ..locked import aligned
 from ..model.blocks import DiTBlock
 from ..model.dit import WanDiT
 from ..shapes import Tensor
@@ -23,9 +24,6 @@ from .shortage import attempt
 from .slabs import Slabs
 
 _log = logging.getLogger(__name__)
-
-_ALIGNMENT = 256
-"""Of every tensor in a slab, in bytes: what kernels and copies like."""
 
 Made = TypeVar("Made")
 
@@ -244,7 +242,7 @@ def _read_block(block: nn.Module, device: torch.device) -> _HostBlock:
     end = 0
     for parameter in parameters:
         offsets.append(end)
-        end += -(-parameter.nbytes // _ALIGNMENT) * _ALIGNMENT
+        end += aligned(parameter.nbytes)
     return _HostBlock(
         parameters=parameters,
         tensors=tuple(parameter.data for parameter in parameters),

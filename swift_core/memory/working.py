@@ -9,6 +9,7 @@ from ..geometry import LatentShape
 from ..live_bytes import FusedAttention, LiveBytes
 from ..model.config import DiTConfig
 from ..model.dit import FP32_ISLANDS, WanDiT
+from ..precision import is_island
 
 _BLOCKS = 2
 """Every DiT block holds the same: two show what passes from one to the next."""
@@ -51,7 +52,7 @@ def _forward_nbytes(config: DiTConfig, window: LatentShape, compute: torch.dtype
     with torch.device("meta"):
         dit = WanDiT(replace(config, layers=min(_BLOCKS, config.layers))).requires_grad_(False)
     for name, parameter in dit.named_parameters():
-        if not any(part in name for part in FP32_ISLANDS):
+        if not is_island(name, FP32_ISLANDS):
             parameter.data = parameter.data.to(compute)
     meta = torch.device("meta")
     size = (1, config.in_channels, window.latent_frames, window.height, window.width)

@@ -12,6 +12,7 @@ from ..memory.residency import SLOTS, Residency, fit_residency
 from ..memory.working import Step
 from ..model.config import DiTConfig
 from ..model.dit import FP32_ISLANDS, WanDiT
+from ..precision import is_island
 from ..shapes import Tensor
 from ..text.umt5 import UMT5Config, umt5_shapes
 from ..vae.bands import WHOLE
@@ -51,7 +52,7 @@ def dit_nbytes(
         one = WanDiT(replace(config, layers=1))
 
     def nbytes(name: str, parameter: Tensor) -> int:
-        if any(part in name for part in FP32_ISLANDS):
+        if is_island(name, FP32_ISLANDS):
             return 4 * parameter.numel()
         packs = packed_nbytes is not None and parameter.ndim == 2
         return (1 if packs else compute.itemsize) * parameter.numel()

@@ -121,15 +121,20 @@ class Runtime:
         Raises:
             BudgetError: if not even two blocks fit at a time.
         """
-        if self.budget_nbytes is None:
-            dit = self.load(slot)
-            if self.compiles:
-                compile_blocks(dit)
-            return dit
         dit = slot.load(self.precision)
         use_attention(dit, self.attention)
         if self.compiles:
             compile_blocks(dit)
+        if self.budget_nbytes is None:
+            dit.to(self.device)
+        else:
+            self._stream(slot, dit, step, budget_nbytes=self.budget_nbytes() - beside_nbytes)
+        self._loaded(slot)
+        return dit
+
+    def _stream(
+        self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT, step: Step, *, budget_nbytes: int
+    ) -> None:
         largest, fixed = block_nbytes(dit)
         sizes = {
             "blocks": slot.config.layers,
@@ -138,7 +143,7 @@ class Runtime:
             "working_nbytes": step.nbytes(slot.config, compute=self.precision.compute),
         }
         try:
-            residency = fit_residency(**sizes, budget_nbytes=self.budget_nbytes() - beside_nbytes)
+            residency = fit_residency(**sizes, budget_nbytes=budget_nbytes)
         except BudgetError as error:
             if not self.is_under_way:
                 raise
@@ -146,8 +151,6 @@ class Runtime:
             residency = Residency(**sizes, resident=0)
         _log.info("%s: %s", slot.source, residency.describe())
         stream_blocks(dit, residency, device=self.device, slabs=self.slabs)
-        self._loaded(slot)
-        return dit
 
     def let_go(self, slot: Slot[DiTConfig, WanDiT], dit: WanDiT) -> None:
         """End a DiT's work: tell what streaming took, and leave locked memory to others."""

@@ -15,12 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..locked import lock
+from ..locked import aligned, lock
 from ..shapes import Float, Tensor
 from .convolve import convolve
-
-_ALIGNMENT = 256
-"""Of every parked tail, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ class _Berths:
                 conv: _Parked(values=None, size=tail.shape, dtype=tail.dtype)
                 for conv, tail in tails.items()
             }
-        wanted = sum(_aligned(tail.nbytes) for tail in tails.values())
+        wanted = sum(aligned(tail.nbytes) for tail in tails.values())
         if self._slab is None or self._slab.nbytes < wanted:
             self._slab = torch.empty(wanted, dtype=torch.uint8)
             lock(self._slab, first.device)
@@ -134,15 +131,12 @@ class _Berths:
         at = 0
         for conv, tail in tails.items():
             flat = self._slab[at : at + tail.nbytes].view(tail.dtype)
-            values = torch.as_strided(flat, tail.shape, torch.empty_like(tail).stride())
+            strides = torch.empty_like(tail, device="meta").stride()
+            values = torch.as_strided(flat, tail.shape, strides)
             values.copy_(tail, non_blocking=True)
             parked[conv] = _Parked(values=values, size=tail.shape, dtype=tail.dtype)
-            at += _aligned(tail.nbytes)
+            at += aligned(tail.nbytes)
         return parked
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class TailCache:

@@ -20,7 +20,7 @@ from ..flow.recipe import Recipe
 from ..geometry import Patch
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
-from ..precision import FP32, Precision
+from ..precision import FP32, Precision, dtype_of
 from ..shapes import Tensor
 from ..text.words import WordConfig, WordEncoder
 from ..vae.autoencoder import WanVAE
@@ -29,7 +29,6 @@ from ..vae.layout import prepare
 from .build import fill_module, islands_of, save_checkpoint
 from .model_set import ModelSet, Slot
 from .set_file import DEFAULT_RECIPE, SetFile, write_set_file
-from .unpacking import dtype_of
 
 ConfigT = TypeVar("ConfigT", DiTConfig, VAEConfig, WordConfig)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -11,19 +11,9 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..model.scaled import FP8_FORMATS, ScaledLinear
-from ..precision import Precision
+from ..precision import Precision, dtype_of, is_island
 from ..shapes import Tensor
 from .packing import WEIGHT_SCALES, is_packing
-
-
-def is_island(name: str, islands: tuple[str, ...]) -> bool:
-    """Tell whether a parameter must be fp32 whatever the rest is."""
-    return any(part in name for part in islands)
-
-
-def dtype_of(name: str, precision: Precision, islands: tuple[str, ...]) -> torch.dtype:
-    """Give the format in which a parameter is held."""
-    return torch.float32 if is_island(name, islands) else precision.weights
 
 
 def unpack_weights(
