@@ -65,6 +65,7 @@ def run_plan(options: argparse.Namespace) -> int:
         motion, detail = opened.motion_recipe, opened.detail_recipe
     else:
         loras = fit_published(models, options.lora)
+        models = replace(models, loras=loras)
     made = plan_generation(
         output_shape(options),
         segment_settings(options),

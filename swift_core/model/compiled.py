@@ -3,16 +3,22 @@
 All blocks of a DiT share one piece of compiled code for each shape of window; the first step with a
 new shape waits for it, half a minute or more. What it saves is the traffic of norms, modulation and
 rotations between the matrix products. Results differ in rounding only.
+
+The code is for one shape of weights as well. So where the factors of a LoRA have another rank in
+each block, they are brought to the largest with zeros.
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from .blocks import DiTBlock
 from .dit import WanDiT
+from .low_rank import LowRankLinear
 
 _log = logging.getLogger(__name__)
 
@@ -72,10 +78,25 @@ def compile_blocks(dit: WanDiT, *, backend: str = "inductor") -> None:
     Args:
         backend: of ``torch.compile``.
     """
+    _even_out(dit)
     state = _State(backend)
     for block in dit.blocks:
         assert isinstance(block, DiTBlock), "a DiT is made of such blocks"
         block.forward = _Compiled(block, state)
+
+
+def _even_out(dit: WanDiT) -> None:
+    """Give the factors beside a layer the same rank in all blocks."""
+    alike: dict[str, list[LowRankLinear]] = defaultdict(list)
+    for block in dit.blocks:
+        parts = cast("Iterable[tuple[str, nn.Module]]", block.named_modules())
+        for name, layer in parts:
+            if isinstance(layer, LowRankLinear):
+                alike[name].append(layer)
+    for layers in alike.values():
+        largest = max(layer.rank for layer in layers)
+        for layer in layers:
+            layer.widen(largest)
 
 
 def release_blocks(dit: WanDiT) -> None:

@@ -7,7 +7,8 @@ def dit_flops(config: DiTConfig, *, tokens: int, context_tokens: int = 0) -> int
     """Count the multiplications and additions of one forward of one clip.
 
     The prompt's keys and values are not counted: they are computed once per clip. Timesteps are
-    per latent frame and cost next to nothing.
+    per latent frame and cost next to nothing. Factors of LoRAs beside its layers are not counted
+    either: at rank 64 they add about 2 %.
 
     Args:
         tokens: that go through the DiT blocks.

@@ -18,6 +18,7 @@ from ..text.umt5 import UMT5Config, umt5_shapes
 from ..vae.bands import WHOLE
 from ..vae.config import VAEConfig
 from ..vae.memory import VaePlan, decode_peak, plan_decode, plan_encode
+from ..weights.lora_sizes import AddedBytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class StageMemory:
     Attributes:
         words: how it will run.
         device_nbytes: the most that is on the device.
-        host_nbytes: that stay in host memory: blocks that are streamed, parked state. Weights that
-            are mapped and brought to the device once only pass through.
+        host_nbytes: that stay in host memory: blocks that are streamed, LoRAs in the others, parked
+            state. Weights that are mapped and brought to the device once only pass through.
         copied_nbytes: what goes between the two in all.
         copies_beside: whether it goes beside the work.
     """
@@ -132,20 +133,22 @@ class Fit:
         words = f"{config.layers} layers, one after the other"
         return Fitted(StageMemory(words=words, device_nbytes=visiting, host_nbytes=total))
 
-    def dit(self, config: DiTConfig, step: Step, packed_nbytes: int | None) -> FittedDiT:
-        """Fit a DiT."""
+    def dit(
+        self, config: DiTConfig, step: Step, packed_nbytes: int | None, added: AddedBytes
+    ) -> FittedDiT:
+        """Fit a DiT, and what LoRAs add to it."""
         block, fixed = dit_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
         made: Residency = fit_residency(
             blocks=config.layers,
-            block_nbytes=block,
-            fixed_nbytes=fixed,
+            block_nbytes=block + added.block,
+            fixed_nbytes=fixed + added.fixed,
             working_nbytes=step.nbytes(config, compute=self.compute),
             budget_nbytes=self.budget_nbytes,
         )
         stage = StageMemory(
             words=made.words,
             device_nbytes=made.device_nbytes,
-            host_nbytes=made.streamed_nbytes,
+            host_nbytes=made.streamed_nbytes + made.resident * added.block,
             copied_nbytes=step.passes * made.streamed_nbytes,
         )
         return FittedDiT(stage, made)

@@ -15,7 +15,9 @@ import torch
 from ..errors import BudgetError
 from ..geometry import PixelShape
 from ..memory.residency import Residency
+from ..model.config import DiTConfig
 from ..vae.bands import Banding
+from ..weights.lora_sizes import AddedBytes, added_nbytes
 from .fit import Fit, Fitted, FittedDiT, FittedVAE, StageMemory, in_gb
 from .plan import GenerationPlan, size_multiple
 from .resources import Resources
@@ -151,15 +153,30 @@ def _wanted(
     models: PlannedModels, made: GenerationPlan, fit: Fit
 ) -> dict[str, Callable[[], Fitted]]:
     """List the stages of a run, and how each is fitted."""
+
+    def added(config: DiTConfig, packed_nbytes: int | None, *slots: str) -> AddedBytes:
+        """Give what LoRAs add to a DiT, or to the one of several to whose parts they add most."""
+        packs = packed_nbytes is not None
+        each = [
+            added_nbytes(models.loras.get(slot, ()), config, compute=fit.compute, packs=packs)
+            for slot in slots
+        ]
+        return AddedBytes(
+            block=max(one.block for one in each), fixed=max(one.fixed for one in each)
+        )
+
+    detail_packed = models.detail_packed_nbytes
+    on_detail = added(models.detail, detail_packed, "detail")
     wanted: dict[str, Callable[[], Fitted]] = {
         "reference": lambda: fit.encode(models.detail_vae, made.output),
-        "refine": lambda: fit.dit(models.detail, made.detail_step, models.detail_packed_nbytes),
+        "refine": lambda: fit.dit(models.detail, made.detail_step, detail_packed, on_detail),
         "decode": lambda: fit.decode(models.detail_vae, made.output),
     }
     if not made.has_motion:
         packed = models.motion_packed_nbytes
+        on_motion = added(models.motion, packed, "motion_high", "motion_low")
         wanted = {
-            "motion": lambda: fit.dit(models.motion, made.motion_step, packed),
+            "motion": lambda: fit.dit(models.motion, made.motion_step, packed, on_motion),
             "motion: decode": lambda: fit.decode(models.motion_vae, made.motion),
             **wanted,
         }

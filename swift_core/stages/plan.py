@@ -26,7 +26,7 @@ from ..segments.plan import Interaction, Segment, SegmentPlan, SegmentSettings, 
 from ..text.umt5 import UMT5Config
 from ..vae.config import WAN21_VAE, WAN22_VAE
 from ..vae.work import vae_work
-from ..weights.model_set import ModelSet
+from ..weights.model_set import ModelSet, loras_of
 from .work import PlannedModels, StageWork, motion_work, refine_flops
 
 
@@ -42,6 +42,7 @@ def planned_models(models: ModelSet) -> PlannedModels:
         detail_packed_nbytes=models.detail.packed_nbytes,
         text=text if isinstance(text, UMT5Config) else None,
         text_packed_nbytes=models.text.packed_nbytes,
+        loras=loras_of(models),
     )
 
 

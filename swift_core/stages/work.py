@@ -1,6 +1,7 @@
 """The arithmetic of each stage of a run, from sizes and configurations alone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..flow.recipe import Recipe
 from ..geometry import LatentShape, PixelShape
@@ -10,6 +11,7 @@ from ..segments.plan import Interaction, Segment, SegmentPlan
 from ..text.umt5 import UMT5Config
 from ..vae.config import VAEConfig
 from ..vae.work import vae_work
+from ..weights.lora import LoraMatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class PlannedModels:
         detail_packed_nbytes: of Stage II's.
         text: the text encoder, where it is large enough to matter and works in this run.
         text_packed_nbytes: of its weights.
+        loras: that go onto the DiTs, by slot.
     """
 
     motion: DiTConfig
@@ -35,6 +38,9 @@ class PlannedModels:
     detail_packed_nbytes: int | None = None
     text: UMT5Config | None = None
     text_packed_nbytes: int | None = None
+    loras: Mapping[str, tuple[LoraMatch, ...]] = field(
+        default_factory=dict[str, tuple[LoraMatch, ...]]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

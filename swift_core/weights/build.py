@@ -18,6 +18,7 @@ from ..files import part_file
 from ..model.config import DiTConfig
 from ..model.dit import FP32_ISLANDS as DIT_ISLANDS
 from ..model.dit import WanDiT
+from ..model.low_rank import LowRankLinear
 from ..model.scaled import ScaledLinear
 from ..precision import Precision
 from ..shapes import Tensor
@@ -169,7 +170,8 @@ def save_checkpoint(module: WanDiT | WanVAE | WordEncoder, path: Path) -> None:
     Raises:
         OutputError: if the place cannot be written.
     """
-    assert not any(isinstance(part, ScaledLinear) for part in module.modules()), "scales are lost"
+    lost = any(isinstance(part, ScaledLinear | LowRankLinear) for part in module.modules())
+    assert not lost, "files made here have no scales and no factors"
     weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
     with part_file(path) as part:
         try:

@@ -89,6 +89,11 @@ class Delta:
     rank: int = 1
     scale: float = 1.0
 
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether it is a product of two factors, and no difference."""
+        return len(self.keys) == 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraMatch:
@@ -261,7 +266,7 @@ def _check_shape(delta: Delta, target: str, shape: tuple[int, ...], config: DiTC
     """Refuse a delta that is not of its parameter's shape."""
     file = delta.lora.file
     own = file.shape(delta.keys[0])
-    if len(delta.keys) == 2:
+    if delta.is_low_rank:
         up = file.shape(delta.keys[1])
         # The factors of a convolution come with its kernel, or with the kernel laid flat.
         flat = len(own) == 2 and own[1] == math.prod(shape[1:])

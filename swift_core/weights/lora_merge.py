@@ -1,4 +1,11 @@
-"""LoRAs put onto a DiT: added to its weights, or laid beside weights that are packed.
+"""LoRAs put onto a DiT: their factors laid beside its linear layers, or added to its parameters.
+
+One rule decides, by the formats of the numbers alone. A linear layer whose weight has 16 bits or
+less keeps it as it is, and factors lie beside it in the compute format: rounded into the weight,
+part of what a LoRA adds would be lost, and the sum would fill host memory where the weight is only
+mapped from its file. Everything else is added: factors to weights of 32 bits and to convolutions,
+and whole differences to whatever they are of. A layer with a whole difference of its weight has a
+new weight anyway, so that factors for the same layer are added with it.
 
 Nothing is written into a loaded tensor, which may be the file itself: a changed parameter is a new
 tensor, made one at a time. All that is added to it is summed in fp32 and rounded once.
@@ -7,7 +14,7 @@ tensor, made one at a time. All that is added to it is summed in fp32 and rounde
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +26,17 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..model.dit import WanDiT
-from ..model.low_rank import LowRankLinear, PackedLinear
+from ..model.low_rank import LowRankLinear
+from ..model.scaled import ScaledLinear
 from ..precision import Precision
 from ..shapes import Tensor
 from .headers import shown
 from .lora import Delta, Lora, LoraFile, LoraMatch, match_lora
 
 _logger = logging.getLogger(__name__)
+
+_SHORT_NBYTES = 2
+"""Of a number in a weight that is not added to, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +45,7 @@ class LoraReport:
 
     Attributes:
         matches: of each LoRA in turn; those of strength 0 are not among them.
-        merged: how many parameters were added to.
+        merged: how many parameters were added to, and are new tensors.
         beside: how many layers have factors beside them.
     """
 
@@ -47,7 +58,7 @@ def apply_loras(module: WanDiT, loras: Sequence[Lora], *, precision: Precision) 
     """Put LoRAs onto a DiT, all at once: what they add is summed, from the weights as they are.
 
     Args:
-        module: with weights of 16 or 32 bits, or layers that are a ``PackedLinear``.
+        module: on the CPU or a device; LoRAs that are on it already stay.
         precision: with which it was built.
 
     Raises:
@@ -55,33 +66,47 @@ def apply_loras(module: WanDiT, loras: Sequence[Lora], *, precision: Precision) 
             what it was.
     """
     matches = tuple(match_lora(lora, module.config) for lora in loras if lora.strength != 0)
-    deltas: dict[str, list[Delta]] = defaultdict(list)
     for match in matches:
         if match.gap is not None:
             _logger.warning(match.gap)
-        for target, found in match.deltas.items():
-            deltas[target] += found
-    beside = 0
+    deltas = gather_deltas(matches)
     with torch.no_grad(), _Reader() as reader:
-        # Biases first: after them, a weight may bring another layer with it.
-        for target in sorted(deltas, key=lambda name: name.endswith(".weight")):
-            beside += _put(module, target, deltas[target], reader, precision)
+        beside = sum(
+            _put(module, target, found, reader, precision) for target, found in deltas.items()
+        )
     return LoraReport(matches=matches, merged=len(deltas) - beside, beside=beside)
 
 
+def gather_deltas(matches: Iterable[LoraMatch]) -> Mapping[str, Sequence[Delta]]:
+    """Give all that LoRAs add to each parameter; those of strength 0 add nothing."""
+    deltas: dict[str, list[Delta]] = defaultdict(list)
+    for match in matches:
+        for target, found in match.deltas.items() if match.lora.strength != 0 else ():
+            deltas[target] += found
+    return deltas
+
+
+def lie_beside(deltas: Iterable[Delta], weight_format: torch.dtype) -> bool:
+    """Tell whether what LoRAs add to a linear layer's weight is laid beside it."""
+    return weight_format.itemsize <= _SHORT_NBYTES and all(delta.is_low_rank for delta in deltas)
+
+
 def _put(
-    module: WanDiT, target: str, deltas: list[Delta], reader: "_Reader", precision: Precision
+    module: WanDiT, target: str, deltas: Sequence[Delta], reader: "_Reader", precision: Precision
 ) -> bool:
     """Change one parameter; tell whether factors were laid beside its layer instead."""
     stem, leaf = target.rsplit(".", 1)
-    owner = module.get_submodule(stem)
-    if leaf == "weight" and isinstance(owner, PackedLinear):
-        if all(len(delta.keys) == 2 for delta in deltas):
-            _replace(module, stem, _beside(owner, deltas, reader, precision.compute))
-            return True
-        owner = owner.unpacked(precision.weights)
-        _replace(module, stem, owner)
+    layer = module.get_submodule(stem)
+    owner = layer.base if isinstance(layer, LowRankLinear) else layer
     old: Tensor = getattr(owner, leaf)
+    if leaf == "weight" and isinstance(owner, nn.Linear | ScaledLinear):
+        if lie_beside(deltas, old.dtype):
+            _replace(module, stem, _with_factors(layer, deltas, reader, precision.compute))
+            return True
+        if isinstance(owner, ScaledLinear):
+            owner = owner.unpacked(precision.weights)
+            old = owner.weight
+            _replace(module, f"{stem}.base" if isinstance(layer, LowRankLinear) else stem, owner)
     setattr(owner, leaf, nn.Parameter(_sum(old, deltas, reader), requires_grad=False))
     return False
 
@@ -96,7 +121,7 @@ def _sum(old: Tensor, deltas: Iterable[Delta], reader: "_Reader") -> Tensor:
     value = old.float()
     for delta in deltas:
         read = reader.read(delta, old.device)
-        if len(delta.keys) == 2:
+        if delta.is_low_rank:
             down, up = read
             flat = torch.addmm(value.reshape(up.shape[0], -1), up, down)
             value = flat.reshape(old.shape)
@@ -105,16 +130,17 @@ def _sum(old: Tensor, deltas: Iterable[Delta], reader: "_Reader") -> Tensor:
     return value.to(old.dtype)
 
 
-def _beside(
-    base: nn.Module, deltas: Iterable[Delta], reader: "_Reader", dtype: torch.dtype
+def _with_factors(
+    layer: nn.Module, deltas: Iterable[Delta], reader: "_Reader", dtype: torch.dtype
 ) -> LowRankLinear:
-    device = next(base.parameters()).device
-    factors = [reader.read(delta, device) for delta in deltas]
-    return LowRankLinear(
-        base,
-        [down.to(dtype) for down, _ in factors],
-        [up.to(dtype) for _, up in factors],
-    )
+    """Lay factors beside a layer, or beside those that it has."""
+    factors = [reader.read(delta, next(layer.parameters()).device) for delta in deltas]
+    downs = [down.to(dtype) for down, _ in factors]
+    ups = [up.to(dtype) for _, up in factors]
+    if isinstance(layer, LowRankLinear):
+        return LowRankLinear(layer.base, [layer.down, *downs], [layer.up, *ups])
+    assert isinstance(layer, nn.Linear | ScaledLinear), "factors lie beside linear layers"
+    return LowRankLinear(layer, downs, ups)
 
 
 class _Reader:

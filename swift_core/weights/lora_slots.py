@@ -1,6 +1,6 @@
 """LoRAs on the DiTs of a set, each for its own: which file goes where, or why it does not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,11 @@ def load_with_loras(
 def matches_of(load: Callable[[Precision], WanDiT]) -> tuple[LoraMatch, ...]:
     """Tell which LoRAs a DiT is loaded with."""
     return load.matches if isinstance(load, LoadWithLoras) else ()
+
+
+def files_of(matches: Iterable[LoraMatch]) -> tuple[Path, ...]:
+    """List the files of LoRAs."""
+    return tuple(path for match in matches for path in match.lora.file.checkpoint.header.paths)
 
 
 def open_lora(slot: str, path: Path, strength: float) -> Lora:

@@ -27,7 +27,7 @@ from .build_text import build_umt5, check_umt5
 from .checkpoint import Checkpoint, Kind
 from .detect import look_into
 from .lora import Lora, LoraMatch
-from .lora_slots import fit_lora, load_with_loras, matches_of, open_lora
+from .lora_slots import files_of, fit_lora, load_with_loras, matches_of, open_lora
 from .notes import Config
 from .set_file import DEFAULT_BOUNDARY, SET_FILE, SLOT_NEEDS, SetFile, read_set_file
 from .set_guess import assign_files
@@ -197,7 +197,8 @@ def add_loras(models: ModelSet, chosen: Mapping[str, Sequence[Lora]]) -> ModelSe
         matches = [fit_lora(lora, name, dits) for lora in loras]
         slot = slots[name]
         if slot is not None:
-            changed[name] = replace(slot, load=load_with_loras(slot.load, matches))
+            files = (*slot.files, *files_of(matches))
+            changed[name] = replace(slot, load=load_with_loras(slot.load, matches), files=files)
     return replace(models, **changed)
 
 

@@ -25,6 +25,7 @@ import torch
 from swift_core.memory.streaming import BlockStream, block_nbytes, stream_blocks
 from swift_core.memory.residency import fit_residency
 from swift_core.model.compiled import compile_blocks, release_blocks
+from swift_core.model.low_rank import LowRankLinear
 from tests.models import small_dit
 
 LATENT = torch.randn(1, 8, 3, 4, 6)
@@ -77,6 +78,22 @@ with torch.inference_mode():
 for _ in range(2):
     assert torch.equal(run(dit), plain)
 assert len(graphs) == 1, len(graphs)
+""",
+    "so do blocks with LoRAs, of any rank": """
+dit = small_dit(layers=12)
+draw = torch.Generator().manual_seed(0)
+for index, block in enumerate(dit.blocks):
+    for name in ("self_attn.q", "ffn.0", "ffn.2"):
+        layer = block.get_submodule(name)
+        down = 0.1 * torch.randn(3 + index, layer.in_features, generator=draw)
+        up = 0.1 * torch.randn(layer.out_features, 3 + index, generator=draw)
+        block.set_submodule(name, LowRankLinear(layer, [down], [up]))
+with_loras = run(dit)
+assert not torch.allclose(with_loras, run(small_dit(layers=12)), atol=0.1)
+compile_blocks(dit, backend="counting")
+torch.testing.assert_close(run(dit), with_loras, atol=1e-5, rtol=0)
+assert len(graphs) == 1, len(graphs)
+assert {layer.rank for layer in dit.modules() if isinstance(layer, LowRankLinear)} == {14}
 """,
     "rounding is all that differs": """
 compile_blocks(dit, backend="aot_eager")

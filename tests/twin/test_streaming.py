@@ -7,12 +7,19 @@ marks alone keeps work and copies apart.
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from swift_core.memory import lanes, streaming
 from swift_core.memory.residency import Residency
 from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import BlockStream, block_nbytes, run_steadily, stream_blocks
+from swift_core.model.low_rank import LowRankLinear
 from swift_core.model.scaled import ScaledLinear
+from swift_core.precision import BF16
+from swift_core.weights.build import build_dit
+from swift_core.weights.lora import Lora, read_lora
+from swift_core.weights.notes import describe_metadata
+from tests.loras import make_factors, spelled
 from tests.models import small_dit
 from tests.weights import fill_
 
@@ -31,10 +38,10 @@ def residency(dit, resident):
     )
 
 
-def run(dit, seed=3):
+def run(dit, seed=3, dtype=torch.float32):
     draw = torch.Generator().manual_seed(seed)
-    latent = torch.randn((1, 8, 3, 4, 6), generator=draw)
-    text = torch.randn((1, 5, 16), generator=draw)
+    latent = torch.randn((1, 8, 3, 4, 6), generator=draw).to(dtype)
+    text = torch.randn((1, 5, 16), generator=draw).to(dtype)
     timestep = torch.tensor([[0.0, 700.0, 700.0]])
     with torch.inference_mode():
         prompt = dit.read_prompt(text)
@@ -125,6 +132,44 @@ def test_packed_weights_stream_as_they_are():
     dit = packed()
     stream_blocks(dit, residency(dit, 1), device=CPU)
     assert torch.equal(run(dit), run(packed()))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model in 16 bits, and two LoRAs whose ranks differ from block to block."""
+    folder = tmp_path_factory.mktemp("loras")
+    dit = small_dit(layers=LAYERS)
+    weights = {name: value.bfloat16() for name, value in dit.state_dict().items()}
+    save_file(weights, folder / "model", metadata=describe_metadata(dit.config))
+    for seed, layers in ((1, ("self_attn.q", "ffn.0", "ffn.2")), (2, ("cross_attn.k", "ffn.0"))):
+        tensors = {"text_embedding.2.diff_b": torch.ones(48)}
+        for index in range(LAYERS - seed):  # not every block has one
+            names = [f"blocks.{index}.{layer}" for layer in layers]
+            tensors |= spelled(make_factors(dit, 2 + index, names, seed=10 * seed + index))
+        save_file(tensors, folder / f"lora {seed}")
+    return folder
+
+
+@pytest.mark.parametrize("resident", range(LAYERS + 1))
+@pytest.mark.usefixtures("lane")
+def test_loras_beside_16_bit_weights_stream_with_them(files, resident):
+    def loaded():
+        loras = [Lora(file=read_lora(files / f"lora {seed}"), strength=0.5) for seed in (1, 2)]
+        return build_dit(files / "model", precision=BF16, loras=loras)
+
+    whole, dit = loaded(), loaded()
+    assert isinstance(dit.blocks[0].ffn[0], LowRankLinear)
+    assert len({sum(p.nbytes for p in block.parameters()) for block in dit.blocks}) == LAYERS
+    home = {name: value.clone() for name, value in dit.state_dict().items()}
+    stream = stream_blocks(dit, residency(dit, resident), device=CPU)
+    expected = run(whole, dtype=torch.bfloat16)
+    for _ in range(2):
+        assert torch.equal(run(dit, dtype=torch.bfloat16), expected)
+    without = run(build_dit(files / "model", precision=BF16), dtype=torch.bfloat16)
+    assert not torch.allclose(expected, without, rtol=0.1, atol=0.1)
+    stream.shrink()
+    assert torch.equal(run(dit, dtype=torch.bfloat16), expected)
+    assert all(torch.equal(dit.state_dict()[name], value) for name, value in home.items())
 
 
 @pytest.mark.usefixtures("lane")

@@ -108,6 +108,33 @@ def test_a_plan_names_loras_and_their_strengths(lora, tmp_path, capsys, monkeypa
     assert json.loads(capsys.readouterr().out)["loras"] == {}
 
 
+def test_a_plan_counts_the_bytes_of_loras(lora, tmp_path, capsys):
+    path, factors = lora
+    folder = tmp_path / "set"
+    save_model_set(seeded_model_set(), folder)
+
+    def refining(*words):
+        given = ["--models", str(folder), "--size", "512x320", "--memory", "8"]
+        assert main(["plan", "--json", *given, *words]) == 0
+        return json.loads(capsys.readouterr().out)["memory"]["stages"]["refine"]
+
+    # In 16 bits; the head is an island in fp32, and added to. Of the blocks the larger one counts.
+    larger = max(sum(x.numel() for x in factors[layer]) for layer in LAYERS if layer[:5] == "block")
+    layers = seeded_model_set().detail.config.layers
+    more = refining("--lora", f"detail={path}")["device_nbytes"] - refining()["device_nbytes"]
+    assert more == 2 * larger * layers
+    wide = {
+        f"blocks.39.ffn.0.lora_{side}.weight": shape
+        for side, shape in {"A": (64, 5120), "B": (13824, 64)}.items()
+    }
+    high = write_sparse(tmp_path / "high.safetensors", wide)
+    said = []
+    for words in ((), ("--lora", f"motion_high={high}")):
+        assert main(["plan", "--json", "--memory", "60", *words]) == 0
+        said.append(json.loads(capsys.readouterr().out)["memory"]["stages"]["motion"])
+    assert said[1]["device_nbytes"] - said[0]["device_nbytes"] == 40 * 2 * 64 * (5120 + 13824)
+
+
 def test_a_plan_without_models_has_the_published_ones(tmp_path, capsys):
     shapes = {"blocks.39.self_attn.q.diff_b": (5120,), "some.diff": (3,)}
     path = write_sparse(tmp_path / "high.safetensors", shapes)

@@ -26,7 +26,10 @@ from swift_core.stages.resources import Resources
 from swift_core.stages.run_plan import plan_run
 from swift_core.stages.speed import Speed, measure_speed
 from swift_core.vae.bands import WHOLE
+from swift_core.weights.lora import Lora, match_lora, read_lora
+from swift_core.weights.lora_sizes import AddedBytes
 from tests.models import RUNTIME, SMALL_DIT, slot, small_dit, small_models, small_words
+from tests.sparse import write_sparse
 from tests.unit.test_pipeline import OUTPUT, SETTINGS
 
 RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
@@ -67,6 +70,50 @@ def test_2k_fits_a_card_of_24_gb():
     assert memory(plan(), 22, packed).stages["motion"].words == "all 40 blocks resident"
     parked = memory(plan(), 22, packed).stages["decode"]
     assert memory(plan(), 22, packed).host_nbytes == parked.host_nbytes > 2 * GB
+
+
+EVERY = [f"{kind}_attn.{part}" for kind in ("self", "cross") for part in "qkvo"]
+EVERY += ["ffn.0", "ffn.2"]
+
+
+def full_size_lora(path, config, rank=64):
+    """Match a LoRA of true size with a DiT: factors in fp16 for every layer of every block."""
+    shapes = {}
+    for index in range(config.layers):
+        for layer in EVERY:
+            inputs, outputs = {
+                "ffn.0": (config.dim, config.ffn_dim),
+                "ffn.2": (config.ffn_dim, config.dim),
+            }.get(layer, (config.dim, config.dim))
+            stem = f"diffusion_model.blocks.{index}.{layer}"
+            shapes[f"{stem}.lora_down.weight"] = ("F16", (rank, inputs))
+            shapes[f"{stem}.lora_up.weight"] = ("F16", (outputs, rank))
+    return match_lora(Lora(file=read_lora(write_sparse(path, shapes))), config)
+
+
+def test_loras_are_counted_whatever_the_weights_are(tmp_path):
+    low = full_size_lora(tmp_path / "low.safetensors", WAN22_I2V_A14B, rank=32)
+    high = full_size_lora(tmp_path / "high.safetensors", WAN22_I2V_A14B)
+    loras = {"motion_high": (high,), "motion_low": (low,)}
+    made = plan()
+    block = 2 * 64 * (8 * 2 * 5120 + 2 * (5120 + 13824))  # of the expert with the larger one
+
+    def motion(gigabytes, compute=torch.bfloat16, **changes):
+        models = replace(PUBLISHED_MODELS, **changes)
+        resources = Resources(device_nbytes=gigabytes * GB)
+        return plan_memory(models, made, resources, compute=compute).stages["motion"]
+
+    streamed = motion(22, loras=loras)
+    assert streamed.words.startswith("22 of 40 blocks resident")
+    passing = 18 * (dit_nbytes(WAN22_I2V_A14B, compute=torch.bfloat16)[0] + block)
+    assert streamed.copied_nbytes == 5 * passing
+    assert streamed.host_nbytes == passing + 22 * block, "the others' are kept there too"
+    packed = {"motion_packed_nbytes": 14_530_000_000}
+    before, after = motion(30, **packed), motion(30, **packed, loras=loras)
+    assert before.words == after.words == "all 40 blocks resident"
+    assert after.device_nbytes - before.device_nbytes == 40 * block
+    assert (before.host_nbytes, after.host_nbytes) == (0, 40 * block)
+    assert motion(90, torch.float32) == motion(90, torch.float32, loras=loras), "these are added to"
 
 
 def test_a_longer_video_takes_no_more_but_in_stage_one():
@@ -269,8 +316,8 @@ def test_a_run_within_a_budget_makes_the_same_video(picture, caplog, monkeypatch
     )
     fit = Fit(GB, torch.float32, GB)
     ample = (
-        fit.dit(models.motion, made.motion_step, None),
-        fit.dit(models.detail, made.detail_step, None),
+        fit.dit(models.motion, made.motion_step, None, AddedBytes()),
+        fit.dit(models.detail, made.detail_step, None, AddedBytes()),
     )
     block, _ = dit_nbytes(models.motion, compute=torch.float32)
     most = max(one.stage.device_nbytes for one in ample) - 3 * block

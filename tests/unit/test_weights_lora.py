@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from swift_core.errors import CheckpointError
+from swift_core.model.dit import FP32_ISLANDS
 from swift_core.model.low_rank import LowRankLinear
 from swift_core.model.scaled import ScaledLinear
-from swift_core.precision import BF16, FP32, Precision
+from swift_core.precision import BF16, FP32, Precision, is_island
 from swift_core.weights.build import build_dit, save_checkpoint
 from swift_core.weights.detect import detect
 from swift_core.weights.headers import read_header
@@ -104,23 +105,36 @@ def test_every_spelling_adds_what_adding_by_hand_adds(dit, path, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_sixteen_bits_are_rounded_once(dit, path, dtype):
+def test_what_is_added_to_sixteen_bits_is_rounded_once(dit, path, dtype):
     """However many LoRAs: each value is the exact sum's nearest, or its neighbour by fp32's error.
 
-    Adding them one after another would round in between, and hit less often.
+    Adding them one after another would round in between, and hit less often. A whole difference of
+    each weight is why factors are added here.
     """
     dit = dit.to(dtype)
     first, second = (make_factors(dit, rank=3, seed=seed) for seed in (1, 2))
     before = {key: value.clone() for key, value in dit.state_dict().items()}
+    differences = {
+        f"{layer}.diff": draw(*before[f"{layer}.weight"].shape, seed=index)
+        for index, layer in enumerate(LAYERS)
+    }
+    files = {"a": spelled(first), "b": {**spelled(second), **differences}}
     loras = [
-        Lora(file=saved(path.with_name(f"{index}.safetensors"), spelled(factors)), strength=0.5)
-        for index, factors in enumerate((first, second))
+        Lora(file=saved(path.with_name(f"{name}.safetensors"), tensors), strength=0.5)
+        for name, tensors in files.items()
     ]
-    apply(dit, *loras, precision=Precision(weights=dtype, compute=dtype))
-    expected = merged_by_hand(merged_by_hand(before, first, 0.5), second, 0.5)
-    twice = merged_by_hand(
-        {n: v.to(dtype) for n, v in merged_by_hand(before, first, 0.5).items()}, second, 0.5
-    )
+    report = apply(dit, *loras, precision=Precision(weights=dtype, compute=dtype))
+    assert (report.merged, report.beside) == (len(LAYERS), 0)
+
+    def with_second(weights):
+        weights = merged_by_hand(weights, second, 0.5)
+        for layer in LAYERS:
+            weights[f"{layer}.weight"] += 0.5 * differences[f"{layer}.diff"].double()
+        return weights
+
+    once = merged_by_hand(before, first, 0.5)
+    expected = with_second(once)
+    twice = with_second({name: value.to(dtype) for name, value in once.items()})
     missed = missed_twice = 0
     for name, value in dit.state_dict().items():
         assert value.dtype is dtype
@@ -531,14 +545,18 @@ def test_the_files_of_model_and_lora_stay_as_they_are(dit, path, precision):
     plain = build_dit(model, precision=precision)
     built = build_dit(model, precision=precision, loras=[Lora(file=file, strength=0.5)])
     assert {at: at.read_bytes() for at in whole} == whole
-    changed = {f"{layer}.weight" for layer in LAYERS}
-    expected = merged_by_hand(plain.state_dict(), factors, 0.5)
-    for name, value in built.state_dict().items():
-        before = plain.state_dict()[name]
+    islands = {layer for layer in LAYERS if is_island(f"{layer}.weight", FP32_ISLANDS)}
+    added = islands if precision is not FP32 else set(LAYERS)
+    expected = merged_by_hand(plain.state_dict(), {layer: factors[layer] for layer in added}, 0.5)
+    found = {name.replace(".base.", "."): value for name, value in built.state_dict().items()}
+    for name, before in plain.state_dict().items():
+        value = found.pop(name)
         assert value.dtype is before.dtype
-        assert torch.equal(value, before) is (name not in changed)
-        error = ULP.get(value.dtype, 1e-6)
-        torch.testing.assert_close(value.double(), expected[name], rtol=error, atol=error)
+        assert torch.equal(value, before) is (name.removesuffix(".weight") not in added)
+        torch.testing.assert_close(value.double(), expected[name].double(), **FP32_ERROR)
+    beside = {f"{layer}.{part}" for layer in LAYERS.keys() - added for part in ("down", "up")}
+    assert found.keys() == beside
+    assert {value.dtype for value in found.values()} <= {precision.compute}
     assert load_file(path).keys() == spelled(factors).keys()
     assert not any(parameter.requires_grad for parameter in built.parameters())
 

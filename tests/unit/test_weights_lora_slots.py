@@ -89,6 +89,18 @@ def test_further_loras_come_beside_those_of_the_set(folder):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_slot_names_the_files_of_its_loras(folder):
+    """So they are read ahead with the model's own."""
+    models = open_model_set(folder)
+    factors = factors_for(models, "detail")
+    opened = open_model_set(put(folder, {"detail": [{"file": "a.safetensors"}]}, a=factors))
+    assert opened.detail.files == (*models.detail.files, folder / "a.safetensors")
+    assert opened.motion_high.files == models.motion_high.files
+    lora = open_lora("detail", folder / "a.safetensors", 0.5)
+    both = add_loras(opened, {"detail": [lora]})
+    assert both.detail.files == (*opened.detail.files, folder / "a.safetensors")
+
+
 def test_set_files_with_loras_are_read_as_written(tmp_path):
     content = SetFile(
         name="a",

@@ -17,6 +17,7 @@ from swift_core.weights.build import build_dit, build_vae, read_weights
 from swift_core.weights.detect import look_into
 from swift_core.weights.layouts import dit_to_diffusers
 from swift_core.weights.notes import describe_metadata
+from tests.loras import make_factors, spelled
 from tests.models import small_dit, small_vae
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -287,3 +288,51 @@ def test_loading_maps_the_file_and_copies_only_what_must_be_fp32(dit, path, form
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert path.stat().st_size > 20e6
     assert int(said.stdout) < 4e6
+
+
+MEASURE_LORAS = """
+import sys
+from pathlib import Path
+import torch
+from swift_core.precision import BF16
+from swift_core.weights.build import build_dit
+from swift_core.weights.lora import Lora, read_lora
+from swift_core.weights.lora_merge import apply_loras
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+
+lora = Lora(file=read_lora(Path(sys.argv[2])))
+dit = build_dit(Path(sys.argv[1]), precision=BF16)
+touched = [value.view(torch.uint8).amax() for value in dit.parameters()]
+before = anonymous()
+report = apply_loras(dit, [lora], precision=BF16)
+assert report.merged == 0, report
+touched = [value.view(torch.uint8).amax() for value in dit.parameters()]
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("form", ["bf16", "fp16", "fp8"])
+def test_a_lora_on_a_mapped_model_takes_its_factors_and_no_more(path, form):
+    large = small_dit(dim=512, ffn_dim=2048, heads=8, layers=4)
+    short = torch.float16 if form == "fp16" else torch.bfloat16
+    weights = {name: value.to(short) for name, value in large.state_dict().items()}
+    if form == "fp8":
+        weights, _ = quantise(weights, E4M3, scaled=True)
+    save_file(weights, path, metadata=describe_metadata(large.config))
+    linear = [
+        name.removesuffix(".weight")
+        for name, value in large.state_dict().items()
+        if name.startswith("blocks.") and name.endswith(".weight") and value.dim() == 2
+    ]
+    tensors = spelled(make_factors(large, 8, linear))
+    save_file(tensors, path.with_name("lora.safetensors"))
+    given = [str(path), str(path.with_name("lora.safetensors"))]
+    command = [sys.executable, "-c", MEASURE_LORAS, *given]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    factors = sum(value.nbytes for value in tensors.values()) // 2
+    assert path.stat().st_size > 20e6
+    assert int(said.stdout) < factors + 4e6
