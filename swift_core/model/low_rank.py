@@ -69,5 +69,5 @@ def _add_product(
     weight: Float[Tensor, "outputs inputs"],
 ) -> Float[Tensor, "... outputs"]:
     """Add a product to what is there, in place: no second tensor of that size is made."""
-    out.flatten(0, -2).addmm_(tokens.flatten(0, -2), weight.t())
+    out.view(-1, out.shape[-1]).addmm_(tokens.flatten(0, -2), weight.t())
     return out
