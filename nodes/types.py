@@ -11,7 +11,7 @@ from ..swift_core.model.config import DiTConfig
 from ..swift_core.model.dit import WanDiT
 from ..swift_core.vae.autoencoder import WanVAE
 from ..swift_core.vae.config import VAEConfig
-from ..swift_core.weights.model_set import Slot
+from ..swift_core.weights.slots import Slot
 
 MotionModelType = io.Custom("SWIFT_MOTION_MODEL")
 DetailModelType = io.Custom("SWIFT_DETAIL_MODEL")

@@ -27,6 +27,7 @@ from .stages.reference import Motion, build_reference, check_motion
 from .stages.refine import RefineSettings, check_reference_strength, refine_segments
 from .stages.run_plan import RunPlan, plan_run
 from .stages.runtime import Runtime
+from .tracking.carry import check_carry
 from .weights.model_set import ModelSet
 
 
@@ -42,6 +43,7 @@ class GenerationSettings:
         segments: how Stage II is cut.
         motion_recipe: how Stage I samples.
         detail_recipe: how Stage II samples.
+        carry: share of the picture's detail that is carried along the motion into the reference.
         reference_strength: see ``RefineSettings``.
         segment_seeds: see ``RefineSettings``.
     """
@@ -53,10 +55,12 @@ class GenerationSettings:
     segments: SegmentSettings
     motion_recipe: Recipe
     detail_recipe: Recipe
+    carry: float = 0.0
     reference_strength: float | None = None
     segment_seeds: Mapping[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
+        check_carry(self.carry)
         check_reference_strength(self.reference_strength)
 
 
@@ -137,7 +141,7 @@ def generate(
         if clip is None:
             clip = _motion(models, picture, prompt, settings, made, runtime)
             keep.motion(clip)
-        latent = _reference(models, picture, clip, made, runtime)
+        latent = _reference(models, picture, clip, settings, runtime)
         del clip
         refining = _refine(models, latent, prompt, settings, whole, runtime)
         if whole.between is not None:
@@ -195,11 +199,17 @@ def _motion(
 
 
 def _reference(
-    models: ModelSet, picture: Tensor, motion: Motion, made: GenerationPlan, runtime: Runtime
+    models: ModelSet,
+    picture: Tensor,
+    motion: Motion,
+    settings: GenerationSettings,
+    runtime: Runtime,
 ) -> Tensor:
     """Load Stage II's VAE, and encode; the VAE is gone before the DiT comes."""
     vae = runtime.load(models.detail_vae)
-    return build_reference(vae, picture, motion, output=made.output, runtime=runtime)
+    return build_reference(
+        vae, picture, motion, output=settings.output, carry=settings.carry, runtime=runtime
+    )
 
 
 def _refine(

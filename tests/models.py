@@ -14,7 +14,8 @@ from swift_core.stages.runtime import Runtime
 from swift_core.text.words import WordConfig, WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
-from swift_core.weights.model_set import ModelSet, Slot
+from swift_core.weights.model_set import ModelSet
+from swift_core.weights.slots import Slot
 from tests.weights import fill_
 
 SMALL_DIT = DiTConfig(

@@ -21,9 +21,10 @@ from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
 from swift_core.vae.layout import prepare
 from swift_core.weights.build import fill_module, islands_of, save_checkpoint
-from swift_core.weights.model_set import ModelSet, Slot
+from swift_core.weights.model_set import ModelSet
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.set_file import DEFAULT_RECIPE, SET_FILE, SetFile, write_set_file
+from swift_core.weights.slots import Slot
 from swift_core.weights.unpacking import unpack_weights
 
 from .machine import Machine

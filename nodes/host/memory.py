@@ -17,7 +17,7 @@ from ...swift_core.precision import Precision
 from ...swift_core.progress import Observer, ignore
 from ...swift_core.stages.fit import dit_nbytes
 from ...swift_core.stages.runtime import Runtime
-from ...swift_core.weights.model_set import Slot
+from ...swift_core.weights.slots import Slot
 
 SHARE_OF_FREE = 0.85
 """Of the memory that ComfyUI says is free: a convolution's own workspace takes some too."""

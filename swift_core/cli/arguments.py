@@ -125,6 +125,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="share of the motion reference in what Stage II starts from, 0 (noise) to below 1; "
         "default 0 where the model sees the reference, else 0.5",
     )
+    parser.add_argument(
+        "--carry",
+        type=float,
+        metavar="SHARE",
+        help="share of the picture's own detail that is carried along the motion into the "
+        "enlarged clip, 0 (none, as in the paper) to 1; default: as the models want",
+    )
     _add_loras(parser)
     parser.add_argument("--motion", type=Path, metavar="CLIP", help="use this clip for Stage I")
     parser.add_argument("--save-motion", type=Path, metavar="CLIP", help="keep Stage I's clip")

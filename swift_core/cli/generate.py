@@ -151,6 +151,7 @@ def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettin
         segments=segment_settings(options),
         motion_recipe=recipe(options, models.motion_recipe, prefix="motion_"),
         detail_recipe=recipe(options, models.detail_recipe, prefix=""),
+        carry=models.carry if options.carry is None else options.carry,
         reference_strength=options.reference_strength,
         segment_seeds=dict[int, int](options.segment_seed),
     )
@@ -225,6 +226,7 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
         "seed": settings.seed,
         "segment_seeds": dict(settings.segment_seeds),
         "frames_per_second": str(job.options.fps),
+        "carry": settings.carry,
         "recipes": {
             "motion": settings.motion_recipe.as_data(),
             "detail": settings.detail_recipe.as_data(),

@@ -10,7 +10,7 @@ from ..segments.plan import Segment
 from ..shapes import Float, Tensor
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
-from ..weights.model_set import Slot
+from ..weights.slots import Slot
 from .memory import Between
 from .pixels import decode_clip
 from .runtime import Runtime

@@ -9,7 +9,7 @@ from ..model.config import DiTConfig
 from ..model.dit import WanDiT
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
-from ..weights.model_set import Slot
+from ..weights.slots import Slot
 from .prompt import GuidedPrompt, PromptEmbeddings, read_prompt
 from .runtime import Runtime
 

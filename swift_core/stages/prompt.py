@@ -7,7 +7,7 @@ from ..flow.recipe import Recipe
 from ..model.dit import PromptKeys, WanDiT
 from ..shapes import Float, Tensor
 from ..text.encoder import TextEncoder
-from ..weights.model_set import Slot, TextConfig
+from ..weights.slots import Slot, TextConfig
 from .runtime import Runtime
 
 

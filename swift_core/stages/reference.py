@@ -2,14 +2,21 @@
 
 The paper upsamples in pixel space, puts the picture in the place of frame 0 and encodes with the
 VAE of Stage II. So latent frame 0, a causal VAE's encoding of one frame alone, is the picture.
+
+Beyond the paper, and only where asked for: what the clip is too small to show is carried along its
+motion from the picture into the enlarged frames.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
+
+import torch
 
 from ..errors import MediaError
 from ..geometry import (
+    MOTION_SCALE,
     OUTPUT_MULTIPLE,
     PixelShape,
     nearest_multiple,
@@ -19,6 +26,7 @@ from ..media.pictures import fit_clip, fit_picture
 from ..media.sources import ClipSource, as_source, chunks_of
 from ..progress import Phase
 from ..shapes import Float, Tensor
+from ..tracking.carry import DetailCarrier, check_carry
 from ..vae.autoencoder import WanVAE
 from .pixels import encode_clip, to_pixels
 from .runtime import Runtime
@@ -69,6 +77,7 @@ def build_reference(
     motion: Motion,
     *,
     output: PixelShape,
+    carry: float = 0.0,
     runtime: Runtime,
 ) -> Float[Tensor, "1 c t i j"]:
     """Build the reference latent of Stage II.
@@ -78,22 +87,26 @@ def build_reference(
     Args:
         picture: of any size; cropped to the output's shape.
         motion: as long as the output; of any size, cropped to the output's shape.
+        carry: share of the picture's detail that its frames are given; 0 is the paper's reference.
 
     Raises:
         MediaError: if the motion clip is of another length or of quite another shape.
+        GeometryError: if ``carry`` is no share.
 
     Source: SwiftI2V, arXiv 2605.06356, hybrid reference construction.
     """
     source = as_source(motion)
     check_motion(source.shape, output)
-    size = {"height": output.height, "width": output.width}
+    check_carry(carry)
     time = vae.config.compression.time
 
     def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
-        yield to_pixels(fit_picture(picture, **size).unsqueeze(0), runtime)
+        first = fit_picture(picture, height=output.height, width=output.width)
+        yield to_pixels(first.unsqueeze(0), runtime)
+        # Enlarged where there is most power for it.
+        enlarge = _enlarging(first.to(runtime.device), carry)
         for chunk in islice(chunks_of(source, time=time), 1, None):
-            # Enlarged where there is most power for it.
-            yield to_pixels(fit_clip(chunk.to(runtime.device), **size), runtime)
+            yield to_pixels(enlarge(chunk.to(runtime.device)), runtime)
 
     return encode_clip(
         vae,
@@ -102,3 +115,20 @@ def build_reference(
         phase=Phase.REFERENCE,
         runtime=runtime,
     )
+
+
+def _enlarging(
+    picture: Float[Tensor, "height width 3"], carry: float
+) -> Callable[[Tensor], Tensor]:
+    """Give what brings a motion clip's frames, in order, to the picture's size."""
+    height, width = picture.shape[:2]
+    if not carry:
+        return partial(fit_clip, height=height, width=width)
+    small = {"height": height // MOTION_SCALE, "width": width // MOTION_SCALE}
+    carrier = DetailCarrier(picture, **small, share=carry)
+
+    def enlarge(frames: Float[Tensor, "p h w 3"]) -> Float[Tensor, "p height width 3"]:
+        made = fit_clip(frames, height=height, width=width)
+        return torch.stack(list(map(carrier.carry, fit_clip(frames, **small), made)))
+
+    return enlarge

@@ -24,7 +24,7 @@ from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
 from ..text.encoder import TextEncoder
-from ..weights.model_set import Slot, TextConfig
+from ..weights.slots import Slot, TextConfig
 from .resources import Resources
 
 _log = logging.getLogger(__name__)

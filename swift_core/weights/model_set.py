@@ -5,64 +5,26 @@ want to be sampled. Without ``set.json`` the files are told apart by their heade
 goes. Whether the models fit together is checked before any weight is read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
-
-from torch import nn
 
 from ..errors import CheckpointError
 from ..flow.recipe import Recipe
 from ..model.config import DiTConfig
 from ..model.dit import WanDiT
-from ..precision import Precision
 from ..text.encoder import TextEncoder
-from ..text.umt5 import UMT5Config
-from ..text.words import WordConfig
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
-from .build import build_dit, build_vae, build_words, check_usable
-from .build_text import build_umt5, check_umt5
-from .checkpoint import Checkpoint, Kind
+from .checkpoint import Checkpoint
 from .detect import look_into
 from .lora import Lora, LoraMatch
 from .lora_slots import files_of, fit_lora, load_with_loras, matches_of, open_lora
-from .notes import Config
-from .set_file import DEFAULT_BOUNDARY, SET_FILE, SLOT_NEEDS, SetFile, read_set_file
+from .set_file import DEFAULT_BOUNDARY, SET_FILE, SetFile, read_set_file
 from .set_guess import assign_files
+from .slots import Slot, TextConfig, open_dit, open_text, open_vae
 
-ConfigT = TypeVar("ConfigT", covariant=True)
-ModuleT = TypeVar("ModuleT", bound=nn.Module, covariant=True)
-_Wanted = TypeVar("_Wanted", DiTConfig, VAEConfig, WordConfig, UMT5Config)
-
-TextConfig = WordConfig | UMT5Config
-"""Sizes of any text encoder."""
-
-
-def nothing_in_the_way() -> None:
-    """Find nothing that speaks against loading a model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot(Generic[ConfigT, ModuleT]):
-    """One model of a set.
-
-    Attributes:
-        config: its architecture.
-        source: its file, or ``seeded``.
-        load: makes the model; whoever calls it holds the only one.
-        check: refuses what would be in the way of loading beside the weights, at little cost.
-        packed_nbytes: of the weights, where they stay packed in 8 bits; None where they do not.
-        files: that its weights are read from.
-    """
-
-    config: ConfigT
-    source: str
-    load: Callable[[Precision], ModuleT]
-    check: Callable[[], None] = nothing_in_the_way
-    packed_nbytes: int | None = None
-    files: tuple[Path, ...] = ()
+_VAES = ("detail_vae", "motion_vae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +43,7 @@ class ModelSet:
         motion_recipe: how Stage I is sampled unless told otherwise.
         detail_recipe: how Stage II is sampled unless told otherwise.
         boundary: sigma from which on the high-noise expert works.
+        carry: share of the picture's detail in the reference unless told otherwise.
     """
 
     name: str
@@ -94,6 +57,7 @@ class ModelSet:
     motion_recipe: Recipe
     detail_recipe: Recipe
     boundary: float = DEFAULT_BOUNDARY
+    carry: float = 0.0
 
     def __post_init__(self) -> None:
         _check_motion(self)
@@ -221,80 +185,20 @@ def _fill_slots(
     found: SetFile, checkpoints: Mapping[str, Checkpoint], tokenizer: Path | None
 ) -> ModelSet:
     files = found.slots
-    motion_vae = _vae("motion_vae", checkpoints[files["motion_vae"]])
-    shares_vae = files["detail_vae"] == files["motion_vae"]
     low = files.get("motion_low")
+    # One object where both stages name one file.
+    vaes = {files[slot]: open_vae(slot, checkpoints[files[slot]]) for slot in _VAES}
     return ModelSet(
         name=found.name,
         description=found.description,
-        text=_text(checkpoints[files["text"]], tokenizer),
-        motion_high=_dit("motion_high", checkpoints[files["motion_high"]]),
-        motion_low=None if low is None else _dit("motion_low", checkpoints[low]),
-        motion_vae=motion_vae,
-        detail=_dit("detail", checkpoints[files["detail"]]),
-        detail_vae=(
-            motion_vae if shares_vae else _vae("detail_vae", checkpoints[files["detail_vae"]])
-        ),
+        text=open_text(checkpoints[files["text"]], tokenizer),
+        motion_high=open_dit("motion_high", checkpoints[files["motion_high"]]),
+        motion_low=None if low is None else open_dit("motion_low", checkpoints[low]),
+        motion_vae=vaes[files["motion_vae"]],
+        detail=open_dit("detail", checkpoints[files["detail"]]),
+        detail_vae=vaes[files["detail_vae"]],
         motion_recipe=found.motion,
         detail_recipe=found.detail,
         boundary=found.boundary,
+        carry=found.carry,
     )
-
-
-def _text(checkpoint: Checkpoint, tokenizer: Path | None) -> Slot[TextConfig, TextEncoder]:
-    source = str(checkpoint.path)
-    if checkpoint.kind is Kind.TEXT_UMT5:
-        return Slot(
-            config=_config("text", checkpoint, UMT5Config),
-            source=source,
-            load=lambda precision: build_umt5(checkpoint, tokenizer, precision=precision),
-            files=checkpoint.header.paths,
-            check=lambda: check_umt5(checkpoint, tokenizer),
-            packed_nbytes=checkpoint.nbytes if checkpoint.stays_packed else None,
-        )
-    words = _config("text", checkpoint, WordConfig)
-    if tokenizer is not None:
-        raise CheckpointError(
-            f"{source} is a word text encoder, which takes no tokenizer, but {tokenizer} is "
-            "given as that; leave it out."
-        )
-    return Slot(
-        config=words,
-        source=source,
-        load=lambda precision: build_words(checkpoint, precision=precision),
-    )
-
-
-def _dit(slot: str, checkpoint: Checkpoint) -> Slot[DiTConfig, WanDiT]:
-    return Slot(
-        config=_config(slot, checkpoint, DiTConfig),
-        source=str(checkpoint.path),
-        load=lambda precision: build_dit(checkpoint, precision=precision),
-        files=checkpoint.header.paths,
-        packed_nbytes=checkpoint.nbytes if checkpoint.stays_packed else None,
-    )
-
-
-def _vae(slot: str, checkpoint: Checkpoint) -> Slot[VAEConfig, WanVAE]:
-    return Slot(
-        config=_config(slot, checkpoint, VAEConfig),
-        source=str(checkpoint.path),
-        load=lambda precision: build_vae(checkpoint, precision=precision),
-        files=checkpoint.header.paths,
-    )
-
-
-def _config(slot: str, checkpoint: Checkpoint, wanted: type[_Wanted]) -> _Wanted:
-    """Give a file's configuration, if it can be used in a slot."""
-    config: Config | None = checkpoint.config
-    need = SLOT_NEEDS[slot]
-    if checkpoint.kind not in need.kinds:
-        own = [name for name, other in SLOT_NEEDS.items() if checkpoint.kind in other.kinds]
-        place = f"name it under {' or '.join(own)}" if own else "it is no model of a set"
-        raise CheckpointError(
-            f"{checkpoint.path} is {checkpoint.label}, but {need.place} ({slot}) needs "
-            f"{need.what}: {place}."
-        )
-    check_usable(checkpoint)
-    assert isinstance(config, wanted), "a usable checkpoint has its kind's configuration"
-    return config

@@ -27,8 +27,9 @@ from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
 from ..vae.layout import prepare
 from .build import fill_module, islands_of, save_checkpoint
-from .model_set import ModelSet, Slot
+from .model_set import ModelSet
 from .set_file import DEFAULT_RECIPE, SetFile, write_set_file
+from .slots import Slot
 
 ConfigT = TypeVar("ConfigT", DiTConfig, VAEConfig, WordConfig)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -21,7 +21,17 @@ DEFAULT_BOUNDARY = 0.9
 DEFAULT_RECIPE = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
 """How distilled models are sampled: those that people have."""
 
-_NAMES = {"name", "description", "slots", "motion", "detail", "boundary", "tokenizer", "loras"}
+_NAMES = {
+    "name",
+    "description",
+    "slots",
+    "motion",
+    "detail",
+    "boundary",
+    "carry",
+    "tokenizer",
+    "loras",
+}
 _MAX_NBYTES = 1 << 20
 _MAX_TEXT = 2000
 
@@ -79,6 +89,7 @@ class SetFile:
         motion: how Stage I is sampled.
         detail: how Stage II is sampled.
         boundary: sigma from which on the high-noise expert works.
+        carry: share of the picture's detail that the reference is given.
         tokenizer: folder of UMT5's tokenizer, within the folder; None where it need not be named.
         loras: what goes onto the DiT of each slot.
     """
@@ -89,6 +100,7 @@ class SetFile:
     motion: Recipe = DEFAULT_RECIPE
     detail: Recipe = DEFAULT_RECIPE
     boundary: float = DEFAULT_BOUNDARY
+    carry: float = 0.0
     tokenizer: str | None = None
     loras: Mapping[str, tuple[SetLora, ...]] = field(default_factory=dict[str, tuple[SetLora, ...]])
 
@@ -114,6 +126,9 @@ def read_set_file(folder: Path) -> SetFile:
     boundary = _number(path, content, "boundary", DEFAULT_BOUNDARY)
     if not 0 <= boundary <= 1:
         raise _refusal(path, f"boundary is {boundary:g}; a sigma is between 0 and 1")
+    carry = _number(path, content, "carry", 0.0)
+    if not 0 <= carry <= 1:
+        raise _refusal(path, f"carry is {carry:g}; a share is between 0 and 1")
     return SetFile(
         name=_text(path, content, "name", folder.name),
         description=_text(path, content, "description", f"The models in {folder.name}."),
@@ -121,6 +136,7 @@ def read_set_file(folder: Path) -> SetFile:
         motion=_recipe(path, content, "motion"),
         detail=_recipe(path, content, "detail"),
         boundary=boundary,
+        carry=carry,
         tokenizer=_tokenizer(path, content.get("tokenizer")),
         loras=_loras(path, _object(path, content.get("loras", {}), "loras")),
     )
@@ -139,6 +155,7 @@ def write_set_file(folder: Path, content: SetFile) -> None:
         "motion": content.motion.as_data(),
         "detail": content.detail.as_data(),
         "boundary": content.boundary,
+        **({"carry": content.carry} if content.carry else {}),
         **({} if content.tokenizer is None else {"tokenizer": content.tokenizer}),
         **({"loras": _loras_as_data(content.loras)} if content.loras else {}),
     }

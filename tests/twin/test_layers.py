@@ -10,7 +10,7 @@ from swift_core.precision import BF16, FP32
 from swift_core.stages.fit import text_nbytes
 from swift_core.text.umt5 import UMT5_XXL
 from swift_core.weights.build_text import build_umt5
-from swift_core.weights.model_set import Slot
+from swift_core.weights.slots import Slot
 from tests.models import RUNTIME
 from tests.umt5 import SMALL_UMT5
 from tests.unit.test_text_umt5 import umt5_file

@@ -19,8 +19,8 @@ from swift_core.stages.pixels import to_pixels
 from swift_core.stages.prompt import PromptEmbeddings, read_prompt
 from swift_core.stages.reference import build_reference
 from swift_core.text.words import WordEncoder
-from swift_core.weights.model_set import Slot
 from swift_core.weights.seeded import seeded_model_set
+from swift_core.weights.slots import Slot
 from tests.models import RECIPE, RUNTIME, slot, small_dit, small_models, small_vae, small_words
 from tests.weights import fill_
 

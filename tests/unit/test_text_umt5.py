@@ -27,10 +27,11 @@ from swift_core.weights import tokenizers as finding
 from swift_core.weights.build_text import build_umt5, check_umt5
 from swift_core.weights.detect import detect, expected_shapes
 from swift_core.weights.headers import read_header
-from swift_core.weights.model_set import Slot, open_model_set
+from swift_core.weights.model_set import open_model_set
 from swift_core.weights.notes import describe_metadata
 from swift_core.weights.seeded import save_model_set, seeded_model_set
 from swift_core.weights.set_file import SetFile, read_set_file, write_set_file
+from swift_core.weights.slots import Slot
 from tests.sparse import write_sparse
 from tests.umt5 import (
     PIECES,

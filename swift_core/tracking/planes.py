@@ -1,0 +1,70 @@
+"""Pictures as smooth functions of place.
+
+Axes: ``n c h w``. Places are x and y in pixels, 0 in the middle of the first pixel.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from ..shapes import Float, Tensor
+
+
+def blur(planes: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
+    """Blur by a Gaussian; beyond its edges a picture goes on as it ends.
+
+    Args:
+        sigma: in pixels.
+    """
+    reach = math.ceil(3 * sigma)
+    place = torch.arange(-reach, reach + 1, dtype=planes.dtype, device=planes.device)
+    kernel = torch.exp(-place.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(planes.shape[1], 1, 1, -1)
+    for _side in range(2):
+        padded = F.pad(planes, (reach, reach, 0, 0), mode="replicate")
+        planes = F.conv2d(padded, kernel, groups=planes.shape[1]).transpose(2, 3)
+    return planes
+
+
+def resize(
+    planes: Float[Tensor, "n c h w"], *, height: int, width: int
+) -> Float[Tensor, "n c i j"]:
+    """Resize as the pipeline resizes clips: bicubic, antialiased; it may overshoot."""
+    return F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+
+
+def places_of(planes: Float[Tensor, "n c h w"]) -> Float[Tensor, "1 2 h w"]:
+    """Give every pixel's own place."""
+    height, width = planes.shape[2:]
+    rows = torch.arange(height, dtype=planes.dtype, device=planes.device)
+    columns = torch.arange(width, dtype=planes.dtype, device=planes.device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((x, y))[None]
+
+
+def look_up(
+    planes: Float[Tensor, "1 c h w"], places: Float[Tensor, "1 2 i j"]
+) -> Float[Tensor, "1 c i j"]:
+    """Look a picture up at places, bicubic; beyond its edges it goes on as it ends."""
+    height, width = planes.shape[2:]
+    x, y = places.unbind(1)
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def is_inside(
+    places: Float[Tensor, "1 2 i j"], *, height: int, width: int
+) -> Float[Tensor, "1 1 i j"]:
+    """Tell, by 1 or 0, which places a picture shows."""
+    x, y = places[:, :1], places[:, 1:]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return inside.to(places.dtype)
+
+
+def slopes(planes: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+    """Give the slopes across and down, each ``n c h w``, per pixel."""
+    padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")
+    across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+    down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    return across / 2, down / 2
