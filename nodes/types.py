@@ -59,8 +59,10 @@ class OwnDetailModel:
 
     Attributes:
         slot: its DiT.
+        carry: share of the picture's detail that it wants in the enlarged motion clip.
         budget_nbytes: what it may take, weights and work together; None: what there is.
     """
 
     slot: Slot[DiTConfig, WanDiT]
+    carry: float = 0.0
     budget_nbytes: int | None = None

@@ -30,7 +30,9 @@ def load_bundled(
         boundary=models.boundary,
         budget_nbytes=budget_nbytes,
     )
-    detail = OwnDetailModel(slot=managed_slot(models.detail, FP32), budget_nbytes=budget_nbytes)
+    detail = OwnDetailModel(
+        slot=managed_slot(models.detail, FP32), carry=models.carry, budget_nbytes=budget_nbytes
+    )
     vae = SwiftVAE(models.detail_vae.load(FP32), FP32.compute)
     vae.budget_nbytes = budget_nbytes
     return motion, detail, vae, SwiftCLIP(models.text.load(FP32))

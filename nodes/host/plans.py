@@ -103,18 +103,21 @@ def plan_with_vae(models: PlannedModels, made: GenerationPlan, vae: Any) -> RunP
 
 
 def describe_taken(
-    made: GenerationPlan, seconds: Mapping[Phase, float], *, resumed: int = 0
+    made: GenerationPlan, seconds: Mapping[Phase, float], *, carry: float = 0.0, resumed: int = 0
 ) -> str:
     """Say what the phases of a run took, and how fast their arithmetic was.
 
     Args:
         seconds: of each phase, with the loading of its model.
+        carry: share of the picture's detail that the reference was given.
         resumed: segments that were there already.
     """
     lines = [f"took      {sum(seconds.values()):.1f} s, loading included"]
     flops = {work.stage: work.flops for work in made.work}
     for phase, taken in seconds.items():
         words = f"{flops[phase.value] / max(taken, 1e-9) / 1e12:.3g} TFLOP/s"
+        if phase is Phase.REFERENCE and carry:
+            words = f"{words}, {carry:.0%} of the picture's detail carried along"
         if phase is Phase.REFINE and resumed:
             words = f"{resumed} of {len(made.segments.segments)} segments were there already"
         lines.append(f"          {taken:>6.1f} s  {phase.value}: {words}")

@@ -110,6 +110,22 @@ def test_the_page_queues_what_programs_queue(page, server, name):
             assert queued[number]["inputs"] == node["inputs"], node["_meta"]["title"]
 
 
+def test_a_graph_saved_before_an_input_came_opens_with_its_default(page):
+    """Inputs are only added at the end, so the page finds a value too few."""
+    saved = json.loads((ROOT / "workflows/swift-tiny.json").read_text(encoding="utf-8"))
+    shipped = json.loads((ROOT / "workflows/api/swift-tiny.json").read_text(encoding="utf-8"))
+    (sampler,) = (node for node in saved["nodes"] if node["type"] == "CSG2KSampler")
+    assert sampler["inputs"].pop()["name"] == "carry_detail"
+    assert sampler["widgets_values"].pop() == -1
+    since = len(page.console)
+    page.evaluate("app.loadGraphData(saved, true, true, 'saved before')", saved=saved)
+    page.evaluate("new Promise((done) => setTimeout(done, 1500))")
+    queued = page.evaluate("(await app.graphToPrompt()).output")
+    number = str(sampler["id"])
+    assert queued[number]["inputs"] == shipped[number]["inputs"]
+    assert complaints(page, since) == []
+
+
 def test_pressing_run_shows_a_video_and_the_plan(page, tmp_path):
     since = len(page.console)
     open_template(page, "swift-tiny")

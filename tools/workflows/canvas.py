@@ -21,7 +21,7 @@ HEIGHTS = {
     "LoadSwiftModels": 660,
     "MotionReference360P": 620,
     "SegmentOverlapConfig": 480,
-    "CSG2KSampler": 920,
+    "CSG2KSampler": 950,
     "SwiftVAEDecodeToVideo": 170,
     "LoadImage": 340,
     "LoadVideo": 340,

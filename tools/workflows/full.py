@@ -59,6 +59,8 @@ memory for it, Stage I does.
 - **Faster Stage II**: *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
 cfg 1, solver renoise: a sixth of the work. Its licence is said to be CC BY-NC-SA 4.0, not for \
 commercial work: look it up.
+- **Too soft**: try *carry_detail* 0.5 to 1, which takes your picture's own detail along with the \
+motion; nobody has judged it with this model yet.
 - **Out of memory**: *segment_length* 2, or a smaller video.
 
 {_STAND_IN}
@@ -81,6 +83,8 @@ which a segment is 3,520 tokens where 2K has 17,600. Nobody has measured it on a
 - **Still out of memory**: *weight_format* fp8_e4m3fn halves the model; *segment_length* 1; a \
 smaller *width* and *height* in *CSG 2K Sampler* (multiples of 64).
 - **Room to spare**: 1920x1088 there, and *segment_length* 3.
+- **Too soft**: try *carry_detail* 0.5 to 1, which takes your picture's own detail along with the \
+motion; nobody has judged it with this model yet.
 - **Faster**: *motion_high_lora* and *detail_lora* [{TURBO.name}]({TURBO.url}), and in both \
 stages steps 4, cfg 1, solver renoise: a tenth of the work. Its licence is said to be CC BY-NC-SA \
 4.0, not for commercial work: look it up.
