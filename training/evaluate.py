@@ -27,6 +27,7 @@ from .evaluation import (
     film_cases,
     judge_quality,
     judge_variants,
+    open_stage1,
 )
 
 MEASURES = {
@@ -71,6 +72,16 @@ def quality_table(results: dict[str, Numbers]) -> str:
         for name, numbers in results.items()
     ]
     return _table(["", *(title for title, _ in MEASURES.values())], rows)
+
+
+def _artefacts_words(results: dict[str, Numbers]) -> str:
+    """Say what came of references with Stage I's artefacts, if there is such a Stage I."""
+    if not results:
+        return ""
+    return (
+        "The same where that reference went through Stage I, noised there and denoised in one "
+        f"stride:\n\n{quality_table(results)}\n"
+    )
 
 
 def variant_table(results: dict[str, VariantResult]) -> str:
@@ -130,13 +141,19 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     models = open_model_set(options.models)
     judge = Judge(models, runtime=Runtime(device=device, precision=FP32))
     clips = ClipMaker(seed=0, device=device, held_out=True, cache=options.pictures)
-    quality = judge_quality(judge, film_cases(clips, options.size))
+    quality = judge_quality(judge, film_cases(clips, options.size, all_moves=True))
+    stage = open_stage1(models, judge.runtime)
+    artefacts = {}
+    if stage is not None:
+        cases = film_cases(clips, options.size, all_moves=True, stage=stage)
+        artefacts = judge_quality(judge, cases)
     variants = judge_variants(judge, film_cases(clips, options.long), seeds=options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
     text = (
         f"# {models.name}, held-out photographs ({', '.join(clips.names)})\n\n"
         f"{options.size}, frames after the first, motion known exactly, reference made from the "
-        f"truth at a quarter of the size:\n\n{quality_table(quality)}\n"
+        f"truth at a quarter of the size; every move for each:\n\n{quality_table(quality)}\n"
+        f"{_artefacts_words(artefacts)}"
         f"{options.long}, mean ± deviation over {options.seeds} seeds; changes are from the first "
         "segment to the last, beside VAE(truth); seam energy 1 means that segments leave no "
         "trace:\n\n"
@@ -146,6 +163,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     plot(variants, options.out / "evaluation.png")
     found: dict[str, Any] = {
         "quality": quality,
+        "through_stage1": artefacts,
         "variants": {
             name: {"seeds": result.numbers, "sharpness": result.sharpness}
             for name, result in variants.items()

@@ -1,8 +1,9 @@
 """Stage II judged with any set of models, on held-out photographs filmed with known motion.
 
 The reference is what the pipeline builds, only that the small clip is the truth made small, not
-Stage I's: what is judged is the refinement alone. Everything runs through the pipeline's own
-parts, so any set that ``generate`` takes can be judged.
+Stage I's: what is judged is the refinement alone. Then once more with small clips that Stage I has
+noised and denoised in one stride, so that they carry its artefacts. Everything runs through the
+pipeline's own parts, so any set that ``generate`` takes can be judged.
 """
 
 import logging
@@ -14,21 +15,24 @@ from dataclasses import dataclass, replace
 import torch
 
 from swift_core.geometry import PixelShape
-from swift_core.media.pictures import fit_clip
 from swift_core.segments.plan import Interaction, SegmentSettings, plan_segments
 from swift_core.shapes import Float, Tensor
 from swift_core.stages.prompt import encode_prompt, read_prompt
 from swift_core.stages.reference import build_reference
 from swift_core.stages.refine import RefineSettings, refine
 from swift_core.stages.runtime import Runtime
+from swift_core.text.encoder import TextEncoder
+from swift_core.text.words import WordEncoder
 from swift_core.weights.model_set import ModelSet
 
+from .chance import generator
 from .continuity import by_segment, change, seam_energy
 from .data import ClipMaker
 from .measure import psnr
-from .moves import SINGLE_MOVES, Move
+from .motion import Stage1
+from .moves import SINGLE_MOVES
 from .quality import gmsd, haarpsi, ssim
-from .references import shrink
+from .references import hybrid_reference, shrink, through_stage1
 from .vae import to_clips, to_model
 
 _log = logging.getLogger(__name__)
@@ -68,14 +72,33 @@ class Case:
         return PixelShape(pixel_frames=frames, height=height, width=width)
 
 
-def film_cases(clips: ClipMaker, shape: PixelShape) -> list[Case]:
-    """Film each held-out photograph with a move of its own."""
+def film_cases(
+    clips: ClipMaker, shape: PixelShape, *, all_moves: bool = False, stage: Stage1 | None = None
+) -> list[Case]:
+    """Film each held-out photograph with a move of its own, or with every move.
+
+    Args:
+        stage: through which small clips go; None: they are only small.
+    """
     cases: list[Case] = []
     for number in range(len(clips.photographs)):
-        move: Move = SINGLE_MOVES[number % len(SINGLE_MOVES)]
-        true = clips.film(number, move, shape=shape)
-        cases.append(Case(true=true, small=shrink(true[None])[0], prompt=move.words))
+        own = SINGLE_MOVES[number % len(SINGLE_MOVES)]
+        for move in SINGLE_MOVES if all_moves else (own,):
+            true = clips.film(number, move, shape=shape)
+            small = shrink(true[None])
+            if stage is not None:
+                small = through_stage1(small, (move,), stage, generator(number, len(cases)))
+            cases.append(Case(true=true, small=small[0], prompt=move.words))
     return cases
+
+
+def open_stage1(models: ModelSet, runtime: Runtime) -> Stage1 | None:
+    """Open the Stage I of a set, if it is of the kind that is trained here."""
+    dit = models.motion_high.config
+    words: TextEncoder = runtime.load(models.text)
+    if not isinstance(words, WordEncoder) or dit.in_channels == dit.out_channels:
+        return None
+    return Stage1(runtime.load(models.motion_high), words, runtime.load(models.motion_vae))
 
 
 class Judge:
@@ -96,11 +119,24 @@ class Judge:
         """Give pixel frames per latent frame."""
         return self.vae.config.compression.time
 
+    def enlarge(self, case: Case, *, carry: float) -> Float[Tensor, "p h w 3"]:
+        """Make a case's small clip large, as the hybrid reference has it before it is encoded."""
+        return hybrid_reference(case.true[None], case.small[None], carry=carry)[0]
+
     def reference(self, case: Case) -> Float[Tensor, "1 c t i j"]:
         """Build the hybrid reference of a case."""
         return build_reference(
-            self.vae, case.true[0], case.small, output=case.shape, runtime=self.runtime
+            self.vae,
+            case.true[0],
+            case.small,
+            output=case.shape,
+            carry=self.models.carry,
+            runtime=self.runtime,
         )
+
+    def through_vae(self, clip: Float[Tensor, "p h w 3"]) -> Float[Tensor, "p h w 3"]:
+        """Let the VAE reconstruct a clip."""
+        return self.decode(self.vae.encode(to_model(clip[None])))
 
     def refine(
         self, case: Case, reference: Float[Tensor, "1 c t i j"], how: SegmentSettings, *, seed: int
@@ -119,10 +155,6 @@ class Judge:
         settings = RefineSettings(plan=plan, recipe=recipe, seed=seed)
         return self.decode(refine(self.dit, reference, prompt, settings, runtime=self.runtime))
 
-    def ceiling(self, case: Case) -> Float[Tensor, "p h w 3"]:
-        """Let the VAE reconstruct the truth: the most that Stage II can reach."""
-        return self.decode(self.vae.encode(to_model(case.true[None])))
-
     def decode(self, latent: Float[Tensor, "1 c t i j"]) -> Float[Tensor, "p h w 3"]:
         """Decode a latent to a clip."""
         return to_clips(self.vae.decode(latent))[0]
@@ -133,19 +165,23 @@ def judge_quality(judge: Judge, cases: Sequence[Case]) -> dict[str, Numbers]:
     """Compare Stage II with what costs nothing, and with the most that the VAE allows.
 
     Returns:
-        For plain bicubic upsampling, the VAE's reconstruction of that (the reference), Stage II,
-        and the VAE's reconstruction of the truth: the means over cases and frames after the
-        first, and ``first``, the PSNR of frame 0.
+        For plain bicubic upsampling; the same with the picture's detail carried along the motion,
+        where the set's references have it; the VAE's reconstructions of both, of which the last is
+        the reference; Stage II; and the VAE's reconstruction of the truth, which is the most that
+        Stage II can reach: the means over cases and frames after the first, and ``first``, the
+        PSNR of frame 0.
     """
     rows: dict[str, list[Numbers]] = {}
+    carry = judge.models.carry
     for seed, case in enumerate(cases):
-        large = fit_clip(case.small, height=case.shape.height, width=case.shape.width)
-        reference = judge.reference(case)
+        large = {"bicubic": judge.enlarge(case, carry=0.0)}
+        if carry:
+            large["carried"] = judge.enlarge(case, carry=carry)
         made = {
-            "bicubic": torch.cat((case.true[:1], large[1:])),
-            "VAE(bicubic)": judge.decode(reference),
-            "Stage II": judge.refine(case, reference, USUAL, seed=seed),
-            "VAE(truth)": judge.ceiling(case),
+            **large,
+            **{f"VAE({name})": judge.through_vae(clip) for name, clip in large.items()},
+            "Stage II": judge.refine(case, judge.reference(case), USUAL, seed=seed),
+            "VAE(truth)": judge.through_vae(case.true),
         }
         for name, clip in made.items():
             rows.setdefault(name, []).append(compare(clip, case.true))
@@ -188,7 +224,7 @@ class VariantResult:
 def judge_variants(judge: Judge, cases: Sequence[Case], *, seeds: int) -> dict[str, VariantResult]:
     """Refine every case in every way with every seed; noise is the same for all ways."""
     references = [judge.reference(case) for case in cases]
-    ceilings = [judge.ceiling(case) for case in cases]
+    ceilings = [judge.through_vae(case.true) for case in cases]
     results: dict[str, VariantResult] = {}
     for name, how in VARIANTS.items():
         numbers: list[Numbers] = []

@@ -33,7 +33,7 @@ from .export import save_half
 from .loop import RunSettings, RunState, Stepping, Task, checkpoint_path, train
 from .motion import MotionTask, Stage1, evaluate_motion
 from .sheets import Sheet
-from .sizes import FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Diet, Scale
+from .sizes import CARRY, FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Diet, Scale
 from .vae import (
     DecoderTask,
     VAETask,
@@ -244,6 +244,7 @@ def complete_set(folder: Path) -> None:
             },
             motion=FEW_STEPS,
             detail=FEW_STEPS,
+            carry=CARRY,
         ),
     )
 

@@ -16,18 +16,20 @@ from torch.nn import functional as F
 
 from swift_core.geometry import MOTION_SCALE
 from swift_core.shapes import Float, Tensor
+from swift_core.stages.reference import enlarging
 from swift_core.vae.autoencoder import WanVAE
 
 from .chance import happens, uniform
 from .latents import shown_picture
 from .motion import Stage1
 from .moves import Move
+from .sizes import CARRY
 from .vae import to_clips, to_model
 
 THROUGH_STAGE1 = 0.6
 """Share of batches whose reference went through Stage I; the others are only small and large."""
 
-NOISE_RANGE = (0.15, 0.6)
+NOISE_RANGE = (0.05, 0.6)
 """From how much noise Stage I lightly denoises."""
 
 
@@ -80,12 +82,14 @@ def through_stage1(
 
 @torch.no_grad()
 def hybrid_reference(
-    clips: Float[Tensor, "b p h w 3"], small: Float[Tensor, "b p i j 3"]
+    clips: Float[Tensor, "b p h w 3"], small: Float[Tensor, "b p i j 3"], *, carry: float = CARRY
 ) -> Float[Tensor, "b p h w 3"]:
-    """Make small clips large, with the picture in the place of frame 0."""
-    large = resize_clips(small, height=clips.shape[2], width=clips.shape[3])
-    large[:, :1] = clips[:, :1]
-    return large
+    """Make small clips large, with the picture in the place of frame 0 and its detail after it."""
+    large = [
+        torch.cat((true[:1], enlarging(true[0], carry)(given[1:])))
+        for true, given in zip(clips, small, strict=True)
+    ]
+    return torch.stack(large)
 
 
 @torch.no_grad()

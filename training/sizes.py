@@ -64,6 +64,9 @@ TINY_DETAIL = DiTConfig(
 FEW_STEPS = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
 """How both DiTs are sampled, and so what they are trained for."""
 
+CARRY = 1.0
+"""Share of the picture's detail that references are given: what Stage II learns from, and gets."""
+
 
 def _clip(pixel_frames: int, width: int, height: int) -> PixelShape:
     return PixelShape(pixel_frames=pixel_frames, height=height, width=width)

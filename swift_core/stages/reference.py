@@ -104,7 +104,7 @@ def build_reference(
         first = fit_picture(picture, height=output.height, width=output.width)
         yield to_pixels(first.unsqueeze(0), runtime)
         # Enlarged where there is most power for it.
-        enlarge = _enlarging(first.to(runtime.device), carry)
+        enlarge = enlarging(first.to(runtime.device), carry)
         for chunk in islice(chunks_of(source, time=time), 1, None):
             yield to_pixels(enlarge(chunk.to(runtime.device)), runtime)
 
@@ -117,10 +117,15 @@ def build_reference(
     )
 
 
-def _enlarging(
+def enlarging(
     picture: Float[Tensor, "height width 3"], carry: float
-) -> Callable[[Tensor], Tensor]:
-    """Give what brings a motion clip's frames, in order, to the picture's size."""
+) -> Callable[[Float[Tensor, "p h w 3"]], Float[Tensor, "p height width 3"]]:
+    """Give what brings a motion clip's frames after the first to the picture's size.
+
+    Args:
+        picture: frame 0, in large.
+        carry: see ``build_reference``; where it is not 0, frames must come in order.
+    """
     height, width = picture.shape[:2]
     if not carry:
         return partial(fit_clip, height=height, width=width)

@@ -6,6 +6,7 @@ finer than the clip can be trusted with is taken; light and colour stay those of
 where the clip shows something else than the picture, so does the frame.
 """
 
+import torch
 from torch.nn import functional as F
 
 from ..errors import GeometryError
@@ -34,8 +35,9 @@ USUAL_SHARE, RAMP = 0.9, 0.3
 limits, and ends ``RAMP`` below: a clip that shows the picture well has no excuse for a place where
 it does not; one that is poor everywhere has."""
 
-SOFT = 0.87
-"""Sigma, in pixels, by which the picture is blurred where it is shown at half its size."""
+SOFT, SOFT_FROM = 1.0, 1.5
+"""Sigma, in pixels, by which the picture is blurred where it is shown so many times smaller; up to
+there, in part."""
 
 
 def check_carry(carry: float) -> None:
@@ -95,7 +97,7 @@ class DetailCarrier:
         sharp = look_up(self._picture, places)
         (x_across, x_down), (y_across, y_down) = (slopes(places[:, n : n + 1]) for n in (0, 1))
         size = (x_across * y_down - x_down * y_across).abs().sqrt()
-        soft = (size - 1).clamp(0, 1)
+        soft = ((size - 1) / (SOFT_FROM - 1)).clamp(0, 1)
         return sharp.lerp(look_up(self._soft, places), soft)
 
 
@@ -107,8 +109,8 @@ def _enlarge(
     ways: Float[Tensor, "1 2 i j"], *, height: int, width: int
 ) -> Float[Tensor, "1 2 h w"]:
     """Bring ways to the size of large frames, smoothly."""
-    scale = ways.new_tensor([width / ways.shape[3], height / ways.shape[2]])
-    return F.interpolate(ways, (height, width), mode="bicubic") * scale[:, None, None]
+    x, y = F.interpolate(ways, (height, width), mode="bicubic").unbind(1)
+    return torch.stack((x * (width / ways.shape[3]), y * (height / ways.shape[2])), dim=1)
 
 
 def _trust(

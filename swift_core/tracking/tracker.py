@@ -42,8 +42,9 @@ EVIDENCE = 2.0
 MOST_STEP = 2.0
 """The farthest a place goes in one step, in pixels."""
 
-MOST_CAMERA_STEP = 0.2
-"""The farthest the whole frame goes in one step, as a share of half its sides."""
+CAMERA_LEEWAY, MOST_CAMERA_STEP = 0.1, 0.2
+"""How far the whole frame is thought to go in one step, and the farthest, as shares of half its
+sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,8 @@ class _Match:
         error: what the frame has more, without what changes slowly: light is not motion.
         inside: 1 where the first frame shows the place.
         local: the error's square around each place.
-        mean: the mean of ``local`` where it counts.
+        usual: the median of ``local``: what stands out, because it moves in its own way or was
+            hidden, does not make the rest uncertain.
     """
 
     across: Float[Tensor, "1 c h w"]
@@ -63,7 +65,7 @@ class _Match:
     error: Float[Tensor, "1 c h w"]
     inside: Float[Tensor, "1 1 h w"]
     local: Float[Tensor, "1 1 h w"]
-    mean: Float[Tensor, ""]
+    usual: Float[Tensor, ""]
 
 
 class Tracker:
@@ -107,8 +109,8 @@ def _rescale(ways: Float[Tensor, "1 2 h w"], height: int, width: int) -> Float[T
     have_height, have_width = ways.shape[2:]
     if (have_height, have_width) == (height, width):
         return ways
-    scale = ways.new_tensor([width / have_width, height / have_height])
-    return F.interpolate(ways, (height, width), mode="bilinear") * scale[:, None, None]
+    x, y = F.interpolate(ways, (height, width), mode="bilinear").unbind(1)
+    return torch.stack((x * (width / have_width), y * (height / have_height)), dim=1)
 
 
 def _basis(height: int, width: int, like: Tensor) -> Float[Tensor, "3 h w"]:
@@ -119,14 +121,10 @@ def _basis(height: int, width: int, like: Tensor) -> Float[Tensor, "3 h w"]:
     return torch.stack((torch.ones_like(x), x, y))
 
 
-def _halves(height: int, width: int, like: Tensor) -> Float[Tensor, " 2"]:
-    return like.new_tensor([width / 2, height / 2])
-
-
 def _move(camera: Float[Tensor, "2 3"], height: int, width: int) -> Float[Tensor, "1 2 h w"]:
     """Lay an affine move out over a frame; it is given in half sides."""
-    ways = torch.einsum("dk,khw->dhw", camera, _basis(height, width, camera))
-    return (ways * _halves(height, width, camera)[:, None, None])[None]
+    x, y = torch.einsum("dk,khw->dhw", camera, _basis(height, width, camera))
+    return torch.stack((x * (width / 2), y * (height / 2)))[None]
 
 
 def _match(
@@ -147,7 +145,7 @@ def _match(
         error=error,
         inside=inside,
         local=local,
-        mean=(local * inside).sum() / inside.sum().clamp(min=1),
+        usual=local.median(),
     )
 
 
@@ -156,23 +154,23 @@ def _follow_camera(
 ) -> Float[Tensor, "2 3"]:
     """Fit one affine move to a whole frame; what differs much from the first one counts little."""
     height, width = frame.shape[2:]
-    basis, halves = _basis(height, width, frame), _halves(height, width, frame)
+    basis = _basis(height, width, frame)
     for _step in range(CAMERA_STEPS):
         found = _match(first, frame, _move(camera, height, width))
-        usual = found.mean / 2 + 3 * NOISE**2
+        usual = found.usual + 3 * NOISE**2
         weight = found.inside * usual / (usual + found.local).square()
         by = torch.cat(
             (
-                found.across[0, :, None] * basis * halves[0],
-                found.down[0, :, None] * basis * halves[1],
+                found.across[0, :, None] * basis * (width / 2),
+                found.down[0, :, None] * basis * (height / 2),
             ),
             dim=1,
         )
         weighted = by * weight[0, :, None]
         normal = torch.einsum("cihw,cjhw->ij", weighted, by)
         wanted = torch.einsum("cihw,chw->i", weighted, found.error[0])
-        # A flat frame has no say: then the ridge keeps the step at nothing.
-        ridge = 1e-6 * normal.diagonal().mean() + 1e-9
+        # Where a frame is flat, this keeps the step at nothing.
+        ridge = 1e-6 * normal.diagonal().mean() + 1 / CAMERA_LEEWAY**2
         normal = normal + ridge * torch.eye(6, dtype=normal.dtype, device=normal.device)
         step = _solve(normal, wanted)
         camera = camera + step.reshape(2, 3).clamp(-MOST_CAMERA_STEP, MOST_CAMERA_STEP)
@@ -198,11 +196,11 @@ def _follow_places(
     """
     for _step in range(EXPLORING_STEPS):
         found = _match(first, frame, move + beside)
-        beside = _step_places(found, found.mean / 2 + 3 * NOISE**2, beside, leeway=FREE)
+        beside = _step_places(found, found.usual + 3 * NOISE**2, beside, leeway=FREE)
     noise: Tensor | None = None
     for _step in range(SETTLING_STEPS):
         found = _match(first, frame, move + beside)
-        noise = found.mean + 6 * NOISE**2 if noise is None else noise
+        noise = 2 * found.usual + 6 * NOISE**2 if noise is None else noise
         beside = _step_places(found, noise, beside, leeway=HELD)
     return beside
 
@@ -225,5 +223,5 @@ def _step_places(
     step = torch.stack((yy * xe - xy * ye, xx * ye - xy * xe), dim=1)
     step = step / (xx * yy - xy.square())[:, None]
     beside = beside + step.clamp(-MOST_STEP, MOST_STEP)
-    weight = (sure / (sure + hold) + 1e-3)[:, None]
+    weight = (sure / (sure + hold))[:, None] * noise / (noise + found.local) + 1e-3
     return blur(beside * weight, WINDOW) / blur(weight, WINDOW)

@@ -24,8 +24,6 @@ from .set_file import DEFAULT_BOUNDARY, SET_FILE, SetFile, read_set_file
 from .set_guess import assign_files
 from .slots import Slot, TextConfig, open_dit, open_text, open_vae
 
-_VAES = ("detail_vae", "motion_vae")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSet:
@@ -185,18 +183,20 @@ def _fill_slots(
     found: SetFile, checkpoints: Mapping[str, Checkpoint], tokenizer: Path | None
 ) -> ModelSet:
     files = found.slots
+    motion_vae = open_vae("motion_vae", checkpoints[files["motion_vae"]])
+    shares_vae = files["detail_vae"] == files["motion_vae"]
     low = files.get("motion_low")
-    # One object where both stages name one file.
-    vaes = {files[slot]: open_vae(slot, checkpoints[files[slot]]) for slot in _VAES}
     return ModelSet(
         name=found.name,
         description=found.description,
         text=open_text(checkpoints[files["text"]], tokenizer),
         motion_high=open_dit("motion_high", checkpoints[files["motion_high"]]),
         motion_low=None if low is None else open_dit("motion_low", checkpoints[low]),
-        motion_vae=vaes[files["motion_vae"]],
+        motion_vae=motion_vae,
         detail=open_dit("detail", checkpoints[files["detail"]]),
-        detail_vae=vaes[files["detail_vae"]],
+        detail_vae=(
+            motion_vae if shares_vae else open_vae("detail_vae", checkpoints[files["detail_vae"]])
+        ),
         motion_recipe=found.motion,
         detail_recipe=found.detail,
         boundary=found.boundary,

@@ -181,5 +181,6 @@ def save_model_set(models: ModelSet, folder: Path) -> None:
             motion=models.motion_recipe,
             detail=models.detail_recipe,
             boundary=models.boundary,
+            carry=models.carry,
         ),
     )

@@ -281,6 +281,7 @@ def test_a_folder_of_models_is_used(generate, tmp_path):
         (["--motion-sigma-shift", "0"], ["sigma_shift is 0"]),
         (["--segment-length", "0"], ["segment_length is 0"]),
         (["--neighbors", "-1"], ["neighbors is -1"]),
+        (["--carry", "2"], ["carry is 2", "from 0 (none) to 1 (all)"]),
         (["--reference-strength", "1"], ["reference_strength is 1", "below 1"]),
         (["--reference-strength", "-0.1"], ["reference_strength is -0.1"]),
         (["--seed", "-1"], ["'-1' is no seed"]),

@@ -88,6 +88,7 @@ run(replace(SETTINGS, segments=read_only))
 guided = replace(SETTINGS.detail_recipe, cfg=2.0)
 run(replace(SETTINGS, motion_recipe=guided, detail_recipe=guided, negative="blur"))
 """,
+    "detail carried": "run(replace(SETTINGS, carry=0.5))",
     "VAEs in bands": """
 pixels._banding = lambda *_: Banding(levels=2, bands=2, parks=True)
 run()

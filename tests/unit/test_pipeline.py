@@ -19,6 +19,7 @@ from swift_core.stages.pixels import to_pixels
 from swift_core.stages.prompt import PromptEmbeddings, read_prompt
 from swift_core.stages.reference import build_reference
 from swift_core.text.words import WordEncoder
+from swift_core.tracking.carry import DetailCarrier
 from swift_core.weights.seeded import seeded_model_set
 from swift_core.weights.slots import Slot
 from tests.models import RECIPE, RUNTIME, slot, small_dit, small_models, small_vae, small_words
@@ -214,6 +215,40 @@ def test_the_reference_is_the_picture_and_the_enlarged_clip(picture):
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
     alone = vae.encode(to_pixels(large[:1], RUNTIME))
     torch.testing.assert_close(made[:, :, :1], alone, atol=1e-5, rtol=0)
+
+
+def test_the_reference_can_hold_the_pictures_detail(picture):
+    """Frame by frame in order, whatever chunks the VAE takes; and the same each time."""
+    vae = small_vae()
+    fitted = fit_picture(picture, height=64, width=64)
+    small = fit_picture(fitted, height=16, width=16)
+    motion = torch.stack([small.roll(frame // 4, 1) for frame in range(13)])
+
+    def build(carry):
+        return build_reference(vae, picture, motion, output=OUTPUT, carry=carry, runtime=RUNTIME)
+
+    carrier = DetailCarrier(fitted, height=16, width=16, share=0.5)
+    large = [carrier.carry(frame, fit_picture(frame, height=64, width=64)) for frame in motion[1:]]
+    clip = torch.stack([fitted, *large])
+    made = build(0.5)
+    torch.testing.assert_close(made, vae.encode(to_pixels(clip, RUNTIME)), atol=1e-5, rtol=0)
+    assert torch.equal(made, build(0.5))
+    plain = build(0.0)
+    assert torch.equal(made[:, :, :1], plain[:, :, :1])
+    assert not torch.allclose(made[:, :, 1:], plain[:, :, 1:], atol=1e-3)
+    with pytest.raises(GeometryError, match="carry is 2"):
+        build(2.0)
+
+
+def test_a_run_carries_what_its_settings_say(picture):
+    latents = {}
+    for carry in (0.0, 1.0):
+        kept = Keep(latent=lambda latent, carry=carry: latents.update({carry: latent}))
+        run(small_models(), picture, replace(SETTINGS, carry=carry), keep=kept)
+    assert torch.equal(latents[0.0][:, :, :1], latents[1.0][:, :, :1])
+    assert not torch.equal(latents[0.0], latents[1.0])
+    with pytest.raises(GeometryError, match="carry is -1"):
+        replace(SETTINGS, carry=-1.0)
 
 
 def test_the_anchor_is_never_sampled(picture):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -32,13 +33,17 @@ def cases(cache):
 
 
 def test_a_set_is_judged_and_written_down(cache, tmp_path, caplog):
-    save_model_set(seeded_model_set(), tmp_path / "set")
+    save_model_set(replace(seeded_model_set(), carry=0.5), tmp_path / "set")
     words = ["--models", tmp_path / "set", "--out", tmp_path / "out", "--pictures", cache]
     words += ["--size", "64x64x5", "--long", "64x64x29", "--seeds", "2"]
     assert evaluate.main([str(word) for word in words]) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert list(found["quality"]) == ["bicubic", "VAE(bicubic)", "Stage II", "VAE(truth)"]
-    assert found["quality"]["bicubic"]["psnr"] > found["quality"]["Stage II"]["psnr"]
+    ways = ["bicubic", "carried", "VAE(bicubic)", "VAE(carried)", "Stage II", "VAE(truth)"]
+    assert list(found["quality"]) == list(found["through_stage1"]) == ways
+    quality = {way: found["quality"][way]["psnr"] for way in ways}
+    assert quality["carried"] > quality["bicubic"] > quality["Stage II"]
+    # Noise has gone through a Stage I that has learned nothing.
+    assert found["through_stage1"]["bicubic"]["psnr"] < quality["bicubic"] - 3
     assert set(found["variants"]) == set(VARIANTS)
     for variant in found["variants"].values():
         assert len(variant["seeds"]) == len(variant["sharpness"]) == 2

@@ -35,6 +35,7 @@ from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
 from training.pool import Pool
 from training.references import DetailBatch, hybrid_reference, shrink
 from training.sizes import (
+    CARRY,
     FULL,
     SMALL,
     TINY_VAE,
@@ -281,9 +282,13 @@ def test_the_reference_holds_the_picture_as_frame_0():
     film = torch.rand((1, 5, 64, 64, 3), generator=generator(0))
     small = shrink(film)
     assert small.shape == (1, 5, 16, 16, 3)
-    reference = hybrid_reference(film, small)
+    reference, plain = hybrid_reference(film, small), hybrid_reference(film, small, carry=0.0)
     assert torch.equal(reference[:, 0], film[:, 0])
     assert not torch.equal(reference[:, 1], film[:, 1])
+    assert not torch.equal(reference[:, 1], plain[:, 1])
+    still = film[:, :1].expand(-1, 5, -1, -1, -1)
+    error = [(hybrid_reference(still, shrink(still), carry=c) - still).std() for c in (0.0, 1.0)]
+    assert error[1] < error[0] / 5
 
 
 @pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
@@ -323,6 +328,7 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
     models = open_model_set(tmp_path / "set")
     assert models.name == "swift-tiny"
     assert models.detail_recipe.steps == 4
+    assert models.carry == CARRY
     vae = build_vae(tmp_path / "set" / "vae.safetensors", precision=FP32)
     assert vae.config.latent_std != CODEC.latent_std
     with torch.no_grad():
@@ -340,6 +346,7 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
     assert set(report["detail"]["held_out"][str(JUDGED)]) == {
         "bicubic",
         "vae_bicubic",
+        "vae_carried",
         "stage2",
         "ceiling",
         "first",

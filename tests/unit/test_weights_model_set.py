@@ -60,10 +60,11 @@ def test_a_saved_set_opens_as_the_same_models(tmp_path):
         models,
         motion_recipe=Recipe(steps=7, cfg=2.5, sigma_shift=3.0, solver=SolverName.UNIPC),
         boundary=0.8,
+        carry=0.25,
     )
     save_model_set(models, tmp_path / "a" / "b")
     opened = open_model_set(tmp_path / "a" / "b")
-    for name in ("name", "description", "motion_recipe", "detail_recipe", "boundary"):
+    for name in ("name", "description", "motion_recipe", "detail_recipe", "boundary", "carry"):
         assert getattr(opened, name) == getattr(models, name)
     for slot in SLOTS:
         ours, theirs = getattr(models, slot), getattr(opened, slot)
@@ -108,6 +109,7 @@ def test_a_set_of_published_models_opens_at_no_cost(tmp_path):
     usual = Recipe(steps=4, cfg=1.0, sigma_shift=5.0, solver=SolverName.EULER)
     assert models.motion_recipe == models.detail_recipe == usual
     assert models.boundary == 0.9
+    assert models.carry == 0
 
 
 def test_set_json_says_how_models_want_to_be_sampled(tmp_path):
@@ -233,11 +235,16 @@ OUTSIDE = "must name a file inside the folder, without"
         (" " * (1 << 20) + "{}", "it is longer than 1048576 bytes"),
         ([], "it must be a JSON object"),
         ({}, "slots must be a JSON object"),
-        ({**GOOD, "script\x1b": 1}, r"script\\x1b is none of boundary, description, detail, loras"),
+        (
+            {**GOOD, "script\x1b": 1},
+            r"script\\x1b is none of boundary, carry, description, detail, loras",
+        ),
         ({**GOOD, "name": "a\x1b[31m"}, "name must be one line of text, of up to 2000 printable"),
         ({**GOOD, "description": "x" * 2001}, "description must be one line of text"),
         ({**GOOD, "name": 3}, "name must be one line of text"),
         ({**GOOD, "boundary": 1.5}, "boundary is 1.5; a sigma is between 0 and 1"),
+        ({**GOOD, "carry": 1.5}, "carry is 1.5; a share is between 0 and 1"),
+        ({**GOOD, "carry": "all"}, "carry must be a finite number"),
         ({**GOOD, "boundary": float("nan")}, "boundary must be a finite number"),
         ({**GOOD, "boundary": True}, "boundary must be a finite number"),
         ({**GOOD, "motion": 4}, "motion must be a JSON object"),
