@@ -30,6 +30,7 @@ from swift_core.model.scaled import ScaledLinear
 from swift_core.model.work import dit_flops
 from swift_core.segments.plan import SegmentSettings, plan_segments
 from swift_core.stages.pixels import to_clip, to_pixels
+from swift_core.stages.reference import enlarging
 from swift_core.stages.runtime import Runtime
 from swift_core.vae.blocks import DoubleSides, RMSNorm, add_duplicates
 from swift_core.vae.causal import CausalConv3d
@@ -328,7 +329,7 @@ def _measure_rest(
 
 
 def measure_host(record: Record, scale: Scale) -> None:
-    """Measure what the processor does for each chunk of 4 frames."""
+    """Measure what is done outside of models for each chunk of 4 frames."""
     machine, output, group = record.machine, scale.output, "host, for 4 frames"
     runtime = Runtime(device=machine.device, precision=precision_of(machine))
     small = motion_shape(output)
@@ -336,10 +337,12 @@ def measure_host(record: Record, scale: Scale) -> None:
     large = torch.rand(4, output.height, output.width, 3)
     size = (1, 3, 4, output.height, output.width)
     pixels = torch.rand(size, device=machine.device, dtype=machine.compute) * 2 - 1
+    carrying = enlarging(to_clip(pixels)[0], 1.0)
     works: dict[str, Callable[[], object]] = {
         "enlarging the motion clip": lambda: fit_clip(
             clip, height=output.height, width=output.width
         ),
+        "enlarging it with detail": lambda: carrying(clip.to(machine.device)),
         "pixels to the device": lambda: to_pixels(large, runtime),
         "pixels from the device": lambda: to_clip(pixels),
     }
