@@ -103,10 +103,10 @@ def build_reference(
     def chunks() -> Iterator[Float[Tensor, "1 3 p h w"]]:
         first = fit_picture(picture, height=output.height, width=output.width)
         yield to_pixels(first.unsqueeze(0), runtime)
-        # Enlarged where there is most power for it.
-        enlarge = enlarging(first.to(runtime.device), carry)
+        device = workplace(runtime.device)
+        enlarge = enlarging(first.to(device), carry)
         for chunk in islice(chunks_of(source, time=time), 1, None):
-            yield to_pixels(enlarge(chunk.to(runtime.device)), runtime)
+            yield to_pixels(enlarge(chunk.to(device)), runtime)
 
     return encode_clip(
         vae,
@@ -115,6 +115,14 @@ def build_reference(
         phase=Phase.REFERENCE,
         runtime=runtime,
     )
+
+
+def workplace(device: torch.device) -> torch.device:
+    """Tell where frames are enlarged: where there is most power, but for Apple's GPUs.
+
+    PyTorch has no bicubic lookup for those, and in some versions no antialiased resizing.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def enlarging(

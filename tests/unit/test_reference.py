@@ -3,10 +3,11 @@
 import re
 
 import pytest
+import torch
 
 from swift_core.errors import MediaError
 from swift_core.geometry import PixelShape
-from swift_core.stages.reference import check_motion
+from swift_core.stages.reference import check_motion, workplace
 
 VIDEO = PixelShape(pixel_frames=9, height=1408, width=2560)
 
@@ -52,3 +53,10 @@ def test_a_clip_of_another_shape_is_refused(size, lost, instead):
 def test_a_clip_of_another_length_is_refused(frames, said):
     with pytest.raises(MediaError, match=f"^the motion clip {said}\\.$"):
         check_motion(clip(640, 352, frames), VIDEO)
+
+
+@pytest.mark.parametrize(
+    ("device", "place"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu")]
+)
+def test_frames_are_enlarged_where_that_can_be_done(device, place):
+    assert workplace(torch.device(device)) == torch.device(place)
