@@ -9,6 +9,7 @@ import torch
 
 from swift_core.errors import SwiftError
 
+from .detail import DetailTask
 from .loop import Budget, RunSettings
 from .recipes import RECIPES, Workshop
 from .sizes import FULL, SMALL
@@ -63,6 +64,7 @@ def prepare_shop(options: argparse.Namespace) -> Workshop:
         device=device,
         seed=options.seed,
         judge=not options.unjudged,
+        budgets={DetailTask.name: Budget(seconds=scale.detail_seconds)} if no_budget else {},
     )
 
 

@@ -98,7 +98,7 @@ class DetailTask:
     """
 
     name = "detail"
-    rates = Rates(matrix=0.0, vector=6e-5, warm=200)
+    rates = Rates(matrix=0.0, vector=1.2e-5, warm=200)
 
     def __init__(
         self,

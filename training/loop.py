@@ -74,9 +74,9 @@ class Budget:
         """Give the share of the budget that is used up."""
         shares = [0.0]
         if self.seconds is not None:
-            shares.append(state.seconds / self.seconds)
+            shares.append(state.seconds / self.seconds if self.seconds else 1.0)
         if self.steps is not None:
-            shares.append(state.step / self.steps)
+            shares.append(state.step / self.steps if self.steps else 1.0)
         return max(shares)
 
 

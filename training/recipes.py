@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from .data import TEXTURES, ClipMaker
 from .detail import DetailTask, evaluate_detail
 from .dits import make_words
 from .export import save_half
-from .loop import RunSettings, RunState, Stepping, Task, checkpoint_path, train
+from .loop import Budget, RunSettings, RunState, Stepping, Task, checkpoint_path, train
 from .motion import MotionTask, Stage1, evaluate_motion
 from .sheets import Sheet
 from .sizes import CARRY, FEW_STEPS, TINY_DETAIL, TINY_MOTION, TINY_VAE, TINY_WORDS, Diet, Scale
@@ -68,6 +68,7 @@ class Workshop:
         textures: how many to draw beside the photographs.
         judge: whether to judge the finished models by held-out clips.
         effort: what is done for the DiTs before they are trained.
+        budgets: of tasks that have one of their own, by name.
     """
 
     settings: RunSettings
@@ -77,6 +78,7 @@ class Workshop:
     textures: int = TEXTURES
     judge: bool = True
     effort: Effort = field(default_factory=Effort)
+    budgets: Mapping[str, Budget] = field(default_factory=dict[str, Budget])
 
     @property
     def set_folder(self) -> Path:
@@ -104,7 +106,8 @@ class Workshop:
 
     def run(self, task: Task, *, stepping: Stepping = nullcontext) -> RunState:
         """Train a task, and say how long it took."""
-        state = train(task, self.settings, stepping=stepping)
+        budget = self.budgets.get(task.name, self.settings.budget)
+        state = train(task, replace(self.settings, budget=budget), stepping=stepping)
         _log.info("%s: %d steps in %.0f s", task.name, state.step, state.seconds)
         return state
 

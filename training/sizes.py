@@ -111,7 +111,9 @@ class Scale:
         vae: diet of the VAE; at least 13 frames, where the caches are first full.
         motion: diet of Stage I, at the motion clip's size.
         detail: diet of Stage II, at the output's size.
-        seconds: default budget of each recipe.
+        seconds: default budget of each recipe but the last.
+        detail_seconds: that of Stage II, which is good before its first step; what steps change
+            then is a matter of many clips at a time.
         judged: sizes of the held-out clips that the VAE and Stage II are judged by.
         judged_motion: of those that Stage I is judged by.
     """
@@ -120,6 +122,7 @@ class Scale:
     motion: Diet
     detail: Diet
     seconds: int
+    detail_seconds: int
     judged: tuple[PixelShape, ...]
     judged_motion: PixelShape
 
@@ -137,6 +140,7 @@ SMALL = Scale(
     ),
     detail=Diet(shapes=(_clip(13, 192, 128), _clip(13, 256, 160)), batch=2, pool=48, refresh=8),
     seconds=3600,
+    detail_seconds=0,
     judged=(_clip(17, 256, 160), _clip(17, 512, 320)),
     judged_motion=_clip(33, 128, 80),
 )
@@ -162,6 +166,7 @@ FULL = Scale(
         refresh=25,
     ),
     seconds=480,
+    detail_seconds=480,
     judged=(_clip(33, 256, 160), _clip(33, 512, 320)),
     judged_motion=_clip(49, 128, 80),
 )

@@ -314,7 +314,13 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
         monkeypatch.setattr(recipes, name, config)
     monkeypatch.setattr("training.vae.STATISTICS_BATCHES", 2)
     scale = Scale(
-        vae=DIET, motion=DIET, detail=DIET, seconds=1, judged=(JUDGED,), judged_motion=CLIP
+        vae=DIET,
+        motion=DIET,
+        detail=DIET,
+        seconds=1,
+        detail_seconds=1,
+        judged=(JUDGED,),
+        judged_motion=CLIP,
     )
     shop = recipes.Workshop(
         settings=RunSettings(out=tmp_path, budget=Budget(steps=2)),
