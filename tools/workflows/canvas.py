@@ -20,7 +20,7 @@ TITLE, MARGIN, HEADING, GAP = 30, 20, 60, 30
 HEIGHTS = {
     "LoadSwiftModels": 660,
     "MotionReference360P": 620,
-    "SegmentOverlapConfig": 480,
+    "SegmentOverlapConfig": 530,
     "CSG2KSampler": 950,
     "SwiftVAEDecodeToVideo": 170,
     "LoadImage": 340,

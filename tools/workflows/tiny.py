@@ -38,6 +38,8 @@ and what is finished before it. Memory does not grow with the length.
 - **pixel_frames**: the length. 49 frames are 3 seconds, 81 are 5. Always 4n+1: 17, 33, 49, 65, 81.
 - **segment_length**, **neighbors**: how Stage II works through the clip. *Segment Overlap Config* \
 shows the plan for Wan2.2's models, *CSG 2K Sampler* what was done with these.
+- **carry_detail** (an advanced input of *CSG 2K Sampler*): the picture's own detail follows the \
+motion clip. 0 shows what these models make without.
 - **codec**: prores for editing, ffv1 for no loss at all.
 - A long run that was cancelled or crashed goes on where it was: press Run again.
 """
