@@ -79,8 +79,8 @@ def _artefacts_words(results: dict[str, Numbers]) -> str:
     if not results:
         return ""
     return (
-        "The same where that reference went through Stage I, noised there and denoised in one "
-        f"stride:\n\n{quality_table(results)}\n"
+        "With one move for each, where that small clip went through Stage I, noised there and "
+        f"denoised in one stride:\n\n{quality_table(results)}\n"
     )
 
 
@@ -145,8 +145,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     stage = open_stage1(models, judge.runtime)
     artefacts = {}
     if stage is not None:
-        cases = film_cases(clips, options.size, all_moves=True, stage=stage)
-        artefacts = judge_quality(judge, cases)
+        artefacts = judge_quality(judge, film_cases(clips, options.size, stage=stage))
     variants = judge_variants(judge, film_cases(clips, options.long), seeds=options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
     text = (
