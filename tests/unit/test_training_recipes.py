@@ -28,7 +28,7 @@ from training.curves import read_rows
 from training.data import ClipMaker
 from training.detail import DetailTask, draw_segment, gather_context
 from training.fewsteps import walk
-from training.loop import Budget, RunSettings, RunState, rate_share, train
+from training.loop import Budget, RunSettings, RunState, checkpoint_path, rate_share, train
 from training.motion import MotionTask
 from training.moves import SINGLE_MOVES
 from training.optimizer import MuonAdam, Rates, is_matrix, orthogonalize
@@ -360,3 +360,14 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
     assert set(report["motion"]["held_out"]) == {move.words for move in SINGLE_MOVES}
     assert models.motion_high.load(FP32).config.in_channels == 20
     assert TINY_VAE.compression.space == 8
+
+
+@pytest.mark.parametrize("budget", [Budget(seconds=0), Budget(steps=0)])
+def test_a_budget_of_nothing_leaves_a_model_as_it_began(budget, clips, tmp_path):
+    task = small_detail_task(clips)
+    began = {name: value.clone() for name, value in task.dit.state_dict().items()}
+    state = train(task, RunSettings(out=tmp_path, budget=budget))
+    assert (state.step, state.seconds) == (0, 0)
+    for name, value in task.dit.state_dict().items():
+        assert torch.equal(value, began[name]), name
+    assert checkpoint_path(tmp_path, task.name).exists()
