@@ -138,12 +138,7 @@ class ClipMaker:
 
     def film(self, picture: int, move: Move, *, shape: PixelShape) -> Float[Tensor, "p h w 3"]:
         """Film the middle of one photograph with one move, without chance."""
-        path = follow(move, pixel_frames=shape.pixel_frames, width=shape.width)
-        photograph = self.photographs[picture]
-        extent = extent_of(path, height=shape.height, width=shape.width)
-        canvas = cut_canvas(photograph, middle_region(photograph, extent), _canvas_size(shape))
-        film = render(canvas, extent, [], path, height=shape.height, width=shape.width)
-        return film.clamp(0, 1).permute(0, 2, 3, 1)
+        return film_middle(self.photographs[picture], move, shape=shape)
 
     def _draw_picture(self, draw: torch.Generator, style: ClipStyle) -> Tensor:
         if not self.textures or happens(draw, style.photographs):
@@ -167,6 +162,17 @@ class ClipMaker:
         ]
         film = render(canvas, extent, sprites, path, **size)
         return film.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def film_middle(
+    picture: Float[Tensor, "h w 3"], move: Move, *, shape: PixelShape
+) -> Float[Tensor, "p i j 3"]:
+    """Film the middle of a picture with one move."""
+    path = follow(move, pixel_frames=shape.pixel_frames, width=shape.width)
+    extent = extent_of(path, height=shape.height, width=shape.width)
+    canvas = cut_canvas(picture, middle_region(picture, extent), _canvas_size(shape))
+    film = render(canvas, extent, [], path, height=shape.height, width=shape.width)
+    return film.clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def _canvas_size(shape: PixelShape, extent: Extent | None = None) -> tuple[int, int]:

@@ -174,13 +174,15 @@ def judge_quality(judge: Judge, cases: Sequence[Case]) -> dict[str, Numbers]:
     rows: dict[str, list[Numbers]] = {}
     carry = judge.models.carry
     for seed, case in enumerate(cases):
-        large = {"bicubic": judge.enlarge(case, carry=0.0)}
+        reference = judge.reference(case)
+        bicubic = judge.enlarge(case, carry=0.0)
+        made = {"bicubic": bicubic}
         if carry:
-            large["carried"] = judge.enlarge(case, carry=carry)
-        made = {
-            **large,
-            **{f"VAE({name})": judge.through_vae(clip) for name, clip in large.items()},
-            "Stage II": judge.refine(case, judge.reference(case), USUAL, seed=seed),
+            made["carried"] = judge.enlarge(case, carry=carry)
+            made["VAE(bicubic)"] = judge.through_vae(bicubic)
+        made |= {
+            "VAE(carried)" if carry else "VAE(bicubic)": judge.decode(reference),
+            "Stage II": judge.refine(case, reference, USUAL, seed=seed),
             "VAE(truth)": judge.through_vae(case.true),
         }
         for name, clip in made.items():

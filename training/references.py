@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
-from torch.nn import functional as F
 
 from swift_core.geometry import MOTION_SCALE
+from swift_core.media.pictures import fit_clip
 from swift_core.shapes import Float, Tensor
 from swift_core.stages.reference import enlarging
 from swift_core.vae.autoencoder import WanVAE
@@ -48,19 +47,11 @@ class DetailBatch:
     moves: tuple[Move, ...]
 
 
-def resize_clips(
-    clips: Float[Tensor, "b p h w 3"], *, height: int, width: int
-) -> Float[Tensor, "b p i j 3"]:
-    """Resize as the pipeline does: bicubic, antialiased, clamped."""
-    frames = rearrange(clips, "b p h w c -> (b p) c h w")
-    sized = F.interpolate(frames, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-    return rearrange(sized, "(b p) c h w -> b p h w c", b=len(clips))
-
-
 def shrink(clips: Float[Tensor, "b p h w 3"]) -> Float[Tensor, "b p i j 3"]:
-    """Bring clips to the motion clip's size."""
+    """Bring clips to the motion clip's size, as the pipeline resizes."""
     height, width = clips.shape[2:4]
-    return resize_clips(clips, height=height // MOTION_SCALE, width=width // MOTION_SCALE)
+    small = {"height": height // MOTION_SCALE, "width": width // MOTION_SCALE}
+    return torch.stack([fit_clip(clip, **small) for clip in clips])
 
 
 @torch.no_grad()

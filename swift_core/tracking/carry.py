@@ -6,12 +6,11 @@ finer than the clip can be trusted with is taken; light and colour stay those of
 where the clip shows something else than the picture, so does the frame.
 """
 
-import torch
 from torch.nn import functional as F
 
 from ..errors import GeometryError
 from ..shapes import Float, Tensor
-from .planes import blur, is_inside, look_up, places_of, resize, slopes
+from .planes import blur, is_inside, look_up, places_of, resize, resize_ways, slopes
 from .tracker import Tracker
 
 FINE = 3.0
@@ -81,7 +80,7 @@ class DetailCarrier:
         frame, enlarged = _planes(small), _planes(large)
         ways = self._tracker.follow(frame)
         size = {"height": enlarged.shape[2], "width": enlarged.shape[3]}
-        places = places_of(enlarged) + _enlarge(ways, **size)
+        places = places_of(enlarged) + resize_ways(ways, **size, mode="bicubic")
         seen = self._look_up(places)
         seen_small = resize(seen, height=frame.shape[2], width=frame.shape[3])
         trust = F.interpolate(
@@ -103,14 +102,6 @@ class DetailCarrier:
 
 def _planes(frame: Float[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     return frame.permute(2, 0, 1)[None]
-
-
-def _enlarge(
-    ways: Float[Tensor, "1 2 i j"], *, height: int, width: int
-) -> Float[Tensor, "1 2 h w"]:
-    """Bring ways to the size of large frames, smoothly."""
-    x, y = F.interpolate(ways, (height, width), mode="bicubic").unbind(1)
-    return torch.stack((x * (width / ways.shape[3]), y * (height / ways.shape[2])), dim=1)
 
 
 def _trust(

@@ -34,6 +34,17 @@ def resize(
     return F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
 
 
+def resize_ways(
+    ways: Float[Tensor, "1 2 h w"], height: int, width: int, *, mode: str
+) -> Float[Tensor, "1 2 i j"]:
+    """Bring ways, x and y in pixels, to another size of what they lead through."""
+    have_height, have_width = ways.shape[2:]
+    if (have_height, have_width) == (height, width):
+        return ways
+    x, y = F.interpolate(ways, (height, width), mode=mode).unbind(1)
+    return torch.stack((x * (width / have_width), y * (height / have_height)), dim=1)
+
+
 def places_of(planes: Float[Tensor, "n c h w"]) -> Float[Tensor, "1 2 h w"]:
     """Give every pixel's own place."""
     height, width = planes.shape[2:]

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..shapes import Float, Tensor
-from .planes import blur, is_inside, look_up, places_of, resize, slopes
+from .planes import blur, is_inside, look_up, places_of, resize, resize_ways, slopes
 
 SMALLEST_SIDE = 16
 """Copies are halved while no side falls below this."""
@@ -45,6 +44,37 @@ MOST_STEP = 2.0
 CAMERA_LEEWAY, MOST_CAMERA_STEP = 0.1, 0.2
 """How far the whole frame is thought to go in one step, and the farthest, as shares of half its
 sides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The first frame and the present one at one size, and what every comparison needs of them.
+
+    Attributes:
+        first: frame 0.
+        frame: the present one.
+        across: slope of the present one; likewise ``down``.
+        places: each pixel's own.
+        basis: what an affine move is made of: 1, x and y, in [-1, 1].
+    """
+
+    first: Float[Tensor, "1 c h w"]
+    frame: Float[Tensor, "1 c h w"]
+    across: Float[Tensor, "1 c h w"]
+    down: Float[Tensor, "1 c h w"]
+    places: Float[Tensor, "1 2 h w"]
+    basis: Float[Tensor, "3 h w"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Give height and width."""
+        return self.frame.shape[2], self.frame.shape[3]
+
+    def move(self, camera: Float[Tensor, "2 3"]) -> Float[Tensor, "1 2 h w"]:
+        """Lay an affine move out over the frame; it is given in half sides."""
+        height, width = self.size
+        x, y = torch.einsum("dk,khw->dhw", camera, self.basis)
+        return torch.stack((x * (width / 2), y * (height / 2)))[None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +112,17 @@ class Tracker:
 
     def follow(self, frame: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 2 h w"]:
         """Find for each pixel of the next frame how far away it was in the first one: x and y."""
-        copies = _pyramid(frame)
-        height, width = frame.shape[2:]
-        for first, copy in zip(reversed(self._first), reversed(copies), strict=True):
-            self._camera = _follow_camera(first, copy, self._camera)
-        for first, copy in zip(reversed(self._first), reversed(copies), strict=True):
-            size = copy.shape[2], copy.shape[3]
-            before = _rescale(self._beside, *size)
-            after = _follow_places(first, copy, _move(self._camera, *size), before)
-            # Only what this copy adds is enlarged, so that larger ones keep what is fine.
-            self._beside = self._beside + _rescale(after - before, height, width)
-        return _move(self._camera, height, width) + self._beside
+        copies = zip(reversed(self._first), reversed(_pyramid(frame)), strict=True)
+        pairs = [_pair(first, copy) for first, copy in copies]
+        for pair in pairs:
+            self._camera = _follow_camera(pair, self._camera)
+        for pair in pairs:
+            before = resize_ways(self._beside, *pair.size, mode="bilinear")
+            after = _follow_places(pair, pair.move(self._camera), before)
+            # Only what this size adds is enlarged, so that larger ones keep what is fine.
+            added = resize_ways(after - before, *pairs[-1].size, mode="bilinear")
+            self._beside = self._beside + added
+        return pairs[-1].move(self._camera) + self._beside
 
 
 def _pyramid(frame: Float[Tensor, "1 c h w"]) -> list[Tensor]:
@@ -104,13 +134,17 @@ def _pyramid(frame: Float[Tensor, "1 c h w"]) -> list[Tensor]:
     return copies
 
 
-def _rescale(ways: Float[Tensor, "1 2 h w"], height: int, width: int) -> Float[Tensor, "1 2 i j"]:
-    """Bring ways to another size of the frame."""
-    have_height, have_width = ways.shape[2:]
-    if (have_height, have_width) == (height, width):
-        return ways
-    x, y = F.interpolate(ways, (height, width), mode="bilinear").unbind(1)
-    return torch.stack((x * (width / have_width), y * (height / have_height)), dim=1)
+def _pair(first: Float[Tensor, "1 c h w"], frame: Float[Tensor, "1 c h w"]) -> _Pair:
+    """Put two copies of one size side by side."""
+    across, down = slopes(frame)
+    return _Pair(
+        first=first,
+        frame=frame,
+        across=across,
+        down=down,
+        places=places_of(frame),
+        basis=_basis(frame.shape[2], frame.shape[3], frame),
+    )
 
 
 def _basis(height: int, width: int, like: Tensor) -> Float[Tensor, "3 h w"]:
@@ -121,27 +155,19 @@ def _basis(height: int, width: int, like: Tensor) -> Float[Tensor, "3 h w"]:
     return torch.stack((torch.ones_like(x), x, y))
 
 
-def _move(camera: Float[Tensor, "2 3"], height: int, width: int) -> Float[Tensor, "1 2 h w"]:
-    """Lay an affine move out over a frame; it is given in half sides."""
-    x, y = torch.einsum("dk,khw->dhw", camera, _basis(height, width, camera))
-    return torch.stack((x * (width / 2), y * (height / 2)))[None]
-
-
-def _match(
-    first: Float[Tensor, "1 c h w"], frame: Float[Tensor, "1 c h w"], ways: Float[Tensor, "1 2 h w"]
-) -> _Match:
+def _match(pair: _Pair, ways: Float[Tensor, "1 2 h w"]) -> _Match:
     """Compare a frame with the first one, looked up along the ways."""
-    height, width = frame.shape[2:]
-    places = places_of(frame) + ways
-    seen = look_up(first, places)
-    (across, down), (seen_across, seen_down) = slopes(frame), slopes(seen)
-    error = frame - seen
+    height, width = pair.size
+    places = pair.places + ways
+    seen = look_up(pair.first, places)
+    seen_across, seen_down = slopes(seen)
+    error = pair.frame - seen
     error = error - blur(error, 2 * WINDOW)
     inside = is_inside(places, height=height, width=width)
     local = blur(error.square().mean(1, keepdim=True), 1.0)
     return _Match(
-        across=(across + seen_across) / 2,
-        down=(down + seen_down) / 2,
+        across=(pair.across + seen_across) / 2,
+        down=(pair.down + seen_down) / 2,
         error=error,
         inside=inside,
         local=local,
@@ -149,20 +175,17 @@ def _match(
     )
 
 
-def _follow_camera(
-    first: Float[Tensor, "1 c h w"], frame: Float[Tensor, "1 c h w"], camera: Float[Tensor, "2 3"]
-) -> Float[Tensor, "2 3"]:
+def _follow_camera(pair: _Pair, camera: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
     """Fit one affine move to a whole frame; what differs much from the first one counts little."""
-    height, width = frame.shape[2:]
-    basis = _basis(height, width, frame)
+    height, width = pair.size
     for _step in range(CAMERA_STEPS):
-        found = _match(first, frame, _move(camera, height, width))
+        found = _match(pair, pair.move(camera))
         usual = found.usual + 3 * NOISE**2
         weight = found.inside * usual / (usual + found.local).square()
         by = torch.cat(
             (
-                found.across[0, :, None] * basis * (width / 2),
-                found.down[0, :, None] * basis * (height / 2),
+                found.across[0, :, None] * pair.basis * (width / 2),
+                found.down[0, :, None] * pair.basis * (height / 2),
             ),
             dim=1,
         )
@@ -184,10 +207,7 @@ def _solve(matrix: Float[Tensor, "n n"], values: Float[Tensor, " n"]) -> Float[T
 
 
 def _follow_places(
-    first: Float[Tensor, "1 c h w"],
-    frame: Float[Tensor, "1 c h w"],
-    move: Float[Tensor, "1 2 h w"],
-    beside: Float[Tensor, "1 2 h w"],
+    pair: _Pair, move: Float[Tensor, "1 2 h w"], beside: Float[Tensor, "1 2 h w"]
 ) -> Float[Tensor, "1 2 h w"]:
     """Find what each place does beside the move.
 
@@ -195,11 +215,11 @@ def _follow_places(
     settle: in a clean clip where they are, in a poor one close to the move.
     """
     for _step in range(EXPLORING_STEPS):
-        found = _match(first, frame, move + beside)
+        found = _match(pair, move + beside)
         beside = _step_places(found, found.usual + 3 * NOISE**2, beside, leeway=FREE)
     noise: Tensor | None = None
     for _step in range(SETTLING_STEPS):
-        found = _match(first, frame, move + beside)
+        found = _match(pair, move + beside)
         noise = 2 * found.usual + 6 * NOISE**2 if noise is None else noise
         beside = _step_places(found, noise, beside, leeway=HELD)
     return beside

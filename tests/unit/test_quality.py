@@ -18,11 +18,11 @@ from swift_core.segments.plan import SegmentSettings
 from swift_core.stages.runtime import Runtime
 from swift_core.weights.bundled import open_bundled_set
 from swift_core.weights.model_set import open_model_set
+from training.data import film_middle
 from training.evaluation import Case, Judge, judge_quality
 from training.measure import measure_motion, psnr
-from training.moves import Move, follow
+from training.moves import Move
 from training.references import shrink
-from training.scenes import CANVAS_DENSITY, cut_canvas, extent_of, middle_region, render
 
 SAMPLE = Path(__file__).parents[2] / "sample" / "coffee.jpg"
 RUNTIME = Runtime(device=torch.device("cpu"), precision=FP32)
@@ -41,22 +41,12 @@ def photograph():
     return load_picture(SAMPLE)
 
 
-def film(photograph, move, shape):
-    """Film the middle of a photograph; its motion is known exactly."""
-    path = follow(move, pixel_frames=shape.pixel_frames, width=shape.width)
-    size = {"height": shape.height, "width": shape.width}
-    extent = extent_of(path, **size)
-    sides = [round(CANVAS_DENSITY * side) for side in (shape.height, shape.width)]
-    canvas = cut_canvas(photograph, middle_region(photograph, extent), tuple(sides))
-    return render(canvas, extent, [], path, **size).clamp(0, 1).permute(0, 2, 3, 1)
-
-
 @pytest.fixture(scope="module")
 def judged(models, photograph):
     """Judge Stage II on three moves."""
     cases = []
     for move in (Move(zoom=1), Move(pan_x=-1), Move(turn=1)):
-        true = film(photograph, move, JUDGED)
+        true = film_middle(photograph, move, shape=JUDGED)
         cases.append(Case(true=true, small=shrink(true[None])[0], prompt=move.words))
     return judge_quality(Judge(models, runtime=RUNTIME), cases)
 
