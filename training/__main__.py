@@ -9,7 +9,6 @@ import torch
 
 from swift_core.errors import SwiftError
 
-from .detail import DetailTask
 from .loop import Budget, RunSettings
 from .recipes import RECIPES, Workshop
 from .sizes import FULL, SMALL
@@ -51,12 +50,11 @@ def prepare_shop(options: argparse.Namespace) -> Workshop:
         torch.set_num_threads(options.threads)
     scale = SCALES[options.scale or ("full" if on_gpu else "small")]
     no_budget = options.seconds is None and options.steps is None
+    usual = {task: Budget(seconds=seconds) for task, seconds in scale.seconds.items()}
     return Workshop(
         settings=RunSettings(
             out=options.out,
-            budget=Budget(
-                seconds=scale.seconds if no_budget else options.seconds, steps=options.steps
-            ),
+            budget=Budget(seconds=options.seconds, steps=options.steps),
             resume=options.resume,
             half=on_gpu and not options.fp32,
         ),
@@ -64,7 +62,7 @@ def prepare_shop(options: argparse.Namespace) -> Workshop:
         device=device,
         seed=options.seed,
         judge=not options.unjudged,
-        budgets={DetailTask.name: Budget(seconds=scale.detail_seconds)} if no_budget else {},
+        budgets=usual if no_budget else {},
     )
 
 

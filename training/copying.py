@@ -75,7 +75,8 @@ def make_copying_dit(config: DiTConfig, fit: CopyFit, *, seed: int) -> WanDiT:
 
 def _unit(config: DiTConfig) -> float:
     """Give the deviation that norms find in tokens."""
-    return deviation(config, ENERGY + config.out_channels)
+    layout = Features(channels=config.out_channels).layout
+    return deviation(config, layout, ENERGY + config.out_channels)
 
 
 def _embed(dit: WanDiT, features: Features, grey: Float[Tensor, " c"]) -> None:

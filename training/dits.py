@@ -5,7 +5,8 @@ from them is its estimate of the clean latent; what is left, over sigma, is the 
 things make that hold through the norms on the way:
 
 - **Lift.** Two constant features, far larger than the rest, hold the norm's deviation in place, so
-  that it is a plain factor.
+  that it is a plain factor. The larger they are the more exactly, and the less branches see of all
+  else.
 - **A zero feature** next to the answer: its difference to the answer is free of the norm's mean.
 - **1 / sigma** is the head's scale: the time embedding holds it, fitted by least squares.
 """
@@ -25,9 +26,6 @@ from swift_core.text.words import WordConfig, WordEncoder
 
 from .prompts import WORD_GROUPS
 
-LIFT = 40.0
-"""Size of the two constant features."""
-
 SIDE_GAIN = 0.1
 """Size of the features that begin as a mixture of everything."""
 
@@ -46,10 +44,12 @@ class Layout:
     Attributes:
         answer: how many hold the answer; they come first.
         named: how many after the lift, the zero and the answer have a meaning.
+        lift: size of the two constant features.
     """
 
     answer: int
     named: int = 0
+    lift: float = 40.0
 
     @property
     def zero(self) -> int:
@@ -67,13 +67,13 @@ class Layout:
         return self.first_named + self.named
 
 
-def deviation(config: DiTConfig, energy: float) -> float:
+def deviation(config: DiTConfig, layout: Layout, energy: float) -> float:
     """Give the deviation that the norm finds in a token.
 
     Args:
         energy: sum of squares of all features but the lift.
     """
-    return ((2 * LIFT**2 + energy) / config.dim) ** 0.5
+    return ((2 * layout.lift**2 + energy) / config.dim) ** 0.5
 
 
 def make_dit(config: DiTConfig, layout: Layout, *, energy: float, seed: int) -> WanDiT:
@@ -122,14 +122,14 @@ def _embed_answer(dit: WanDiT, layout: Layout) -> None:
         place, channel = divmod(feature, config.out_channels)
         row, column = divmod(place, config.patch.width)
         embedding[feature, channel, 0, row, column] = 1
-    bias[layout.answer] = LIFT
-    bias[layout.answer + 1] = -LIFT
+    bias[layout.answer] = layout.lift
+    bias[layout.answer + 1] = -layout.lift
 
 
 @torch.no_grad()
 def _answer_velocity(dit: WanDiT, layout: Layout, energy: float) -> None:
     """Let the head give the answer over sigma."""
-    size = deviation(dit.config, energy + layout.answer)
+    size = deviation(dit.config, layout, energy + layout.answer)
     out = dit.head.head.weight
     nn.init.zeros_(out)
     out[:, : layout.answer] = size * torch.eye(layout.answer)
@@ -141,7 +141,8 @@ def _answer_velocity(dit: WanDiT, layout: Layout, energy: float) -> None:
 
     def scale(sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         # The answer is about sigma times noise, and counts in the norm.
-        norm = (2 * LIFT**2 + energy + layout.answer * sigma.square()) / dit.config.dim
+        noise = layout.answer * sigma.square()
+        norm = (2 * layout.lift**2 + energy + noise) / dit.config.dim
         return norm.sqrt() / size / sigma.clamp(min=LEAST_SIGMA) - 1
 
     row, offset = fit_time(dit, scale)

@@ -1,5 +1,6 @@
 """How large the models of the tiny set are, and how much is put through a step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swift_core.flow.recipe import Recipe, SolverName
@@ -108,12 +109,12 @@ class Scale:
     """What suits a machine; the recipes are the same.
 
     Attributes:
-        vae: diet of the VAE; at least 13 frames, where the caches are first full.
+        vae: diet of the VAE; at least 13 frames, where the caches are first full, and some of so
+            many that what reaches back through all layers has come to rest.
         motion: diet of Stage I, at the motion clip's size.
         detail: diet of Stage II, at the output's size.
-        seconds: default budget of each recipe but the last.
-        detail_seconds: that of Stage II, which is good before its first step; what steps change
-            then is a matter of many clips at a time.
+        seconds: default budget of each recipe. None where models are good before their first step,
+            and what steps change then is a matter of many clips at a time.
         judged: sizes of the held-out clips that the VAE and Stage II are judged by.
         judged_motion: of those that Stage I is judged by.
     """
@@ -121,15 +122,14 @@ class Scale:
     vae: Diet
     motion: Diet
     detail: Diet
-    seconds: int
-    detail_seconds: int
+    seconds: Mapping[str, int]
     judged: tuple[PixelShape, ...]
     judged_motion: PixelShape
 
 
 SMALL = Scale(
     vae=Diet(
-        shapes=(_clip(13, 96, 96), _clip(13, 64, 64), _clip(17, 64, 64)),
+        shapes=(_clip(13, 96, 96), _clip(41, 64, 64), _clip(17, 64, 64)),
         batch=2,
     ),
     motion=Diet(
@@ -139,8 +139,7 @@ SMALL = Scale(
         refresh=8,
     ),
     detail=Diet(shapes=(_clip(13, 192, 128), _clip(13, 256, 160)), batch=2, pool=48, refresh=8),
-    seconds=3600,
-    detail_seconds=0,
+    seconds={"vae": 1500, "decoder": 2100, "motion": 0, "detail": 0},
     judged=(_clip(17, 256, 160), _clip(17, 512, 320)),
     judged_motion=_clip(33, 128, 80),
 )
@@ -148,7 +147,7 @@ SMALL = Scale(
 
 FULL = Scale(
     vae=Diet(
-        shapes=(_clip(17, 128, 128), _clip(13, 160, 160), _clip(5, 256, 256)),
+        shapes=(_clip(17, 128, 128), _clip(41, 96, 96), _clip(13, 160, 160)),
         batch=32,
         pool=32,
         refresh=2,
@@ -165,8 +164,7 @@ FULL = Scale(
         pool=40,
         refresh=25,
     ),
-    seconds=480,
-    detail_seconds=480,
+    seconds={"vae": 480, "decoder": 480, "motion": 480, "detail": 480},
     judged=(_clip(33, 256, 160), _clip(33, 512, 320)),
     judged_motion=_clip(49, 128, 80),
 )

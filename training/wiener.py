@@ -33,6 +33,10 @@ NATURAL_PARTS = ClipStyle(
 )
 """For Stage II: parts of large views, as sharp and as fast as those."""
 
+LIFT = 120.0
+"""Size of the constant features. The estimate is to come out as it was built: with 40, as in Stage
+I, norms bend it by a tenth of a decibel."""
+
 RIDGE = 1e-3
 
 COMPONENTS = 110
@@ -119,7 +123,7 @@ def fit_reference(
 
 def make_refining_dit(config: DiTConfig, fit: ReferenceFit, *, seed: int) -> WanDiT:
     """Build a Stage II that answers with the best linear estimate, whatever the noise level."""
-    layout = Layout(answer=len(fit.mean), named=len(fit.components))
+    layout = Layout(answer=len(fit.mean), named=len(fit.components), lift=LIFT)
     energy = COMPONENT_SIZE**2 * len(fit.components)
     dit = make_dit(config, layout, energy=energy, seed=seed)
     with torch.no_grad():

@@ -317,8 +317,7 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
         vae=DIET,
         motion=DIET,
         detail=DIET,
-        seconds=1,
-        detail_seconds=1,
+        seconds={},
         judged=(JUDGED,),
         judged_motion=CLIP,
     )
