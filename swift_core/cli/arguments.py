@@ -133,7 +133,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "enlarged clip, 0 (none, as in the paper) to 1; default: as the models want",
     )
     _add_loras(parser)
-    parser.add_argument("--motion", type=Path, metavar="CLIP", help="use this clip for Stage I")
+    _add_motion(parser)
     parser.add_argument("--save-motion", type=Path, metavar="CLIP", help="keep Stage I's clip")
     parser.add_argument("--save-latent", type=Path, metavar="F", help="keep the video's latent")
     parser.add_argument("--report", type=Path, metavar="R.json", help="write what was done")
@@ -187,6 +187,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, metavar="DIR", help="default: the published models' numbers"
     )
     _add_loras(parser)
+    _add_motion(parser)
     _add_memory(parser)
     parser.add_argument("--json", action="store_true", help="as data")
 
@@ -229,6 +230,10 @@ def _add_loras(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_motion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--motion", type=Path, metavar="CLIP", help="use this clip for Stage I")
+
+
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     for prefix, stage in (("", "Stage II"), ("motion-", "Stage I")):
         group = parser.add_argument_group(f"sampling of {stage}", "default: as the models want")
@@ -255,6 +260,12 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         help="memory of the card that a stage may take, weights and work together; DiT blocks that "
         "do not fit are streamed; default: what is free on the card",
     )
+    parser.add_argument(
+        "--vae-memory",
+        type=float,
+        metavar="GB",
+        help="memory of the VAEs beside their weights; default: what is free on the card",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -263,10 +274,4 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _add_memory(parser)
-    parser.add_argument(
-        "--vae-memory",
-        type=float,
-        metavar="GB",
-        help="memory of the VAEs beside their weights; default: what is free on the card",
-    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -12,6 +12,7 @@ from ..errors import CheckpointError, SwiftError
 from ..files import reserved
 from ..pipeline import decode
 from ..stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
+from ..stages.reference import check_motion
 from ..stages.run_plan import plan_run
 from ..text.umt5 import UMT5_XXL
 from ..weights.detect import detect
@@ -26,6 +27,7 @@ from .settings import (
     card_resources,
     choose_runtime,
     open_models,
+    open_motion,
     output_shape,
     recipe,
     segment_settings,
@@ -66,14 +68,19 @@ def run_plan(options: argparse.Namespace) -> int:
     else:
         loras = fit_published(models, options.lora)
         models = replace(models, loras=loras)
+    output = output_shape(options)
+    clip = open_motion(options, output)
+    if clip is not None:
+        check_motion(clip.shape, output)
     made = plan_generation(
-        output_shape(options),
+        output,
         segment_settings(options),
         models=models,
         motion_recipe=recipe(options, motion, prefix="motion_"),
         detail_recipe=recipe(options, detail, prefix=""),
+        has_motion=clip is not None,
     )
-    whole = plan_run(models, made, card_resources(options.memory), compute=torch.bfloat16)
+    whole = plan_run(models, made, card_resources(options), compute=torch.bfloat16)
     data: dict[str, Any] = {**whole.as_data(), "loras": loras_as_data(loras)}
     words = f"{whole.describe()}{describe_loras(loras)}"
     say(json.dumps(data, indent=2) if options.json else words)

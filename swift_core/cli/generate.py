@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import MediaError, OutputError
+from ..errors import OutputError
 from ..files import check_writable, reserved
-from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
 from ..media.fidelity import psnr
 from ..media.pictures import fit_picture, load_picture
-from ..media.sources import ClipSource, open_clip
+from ..media.sources import ClipSource
 from ..memory.streaming import StreamReport
 from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
@@ -31,6 +30,7 @@ from .settings import (
     check_distinct,
     choose_runtime,
     open_models,
+    open_motion,
     output_shape,
     recipe,
     segment_settings,
@@ -82,7 +82,7 @@ def _check(options: argparse.Namespace) -> _Job:
     settings = _settings(options, models)
     plan(models, settings)
     picture = load_picture(options.image)
-    motion = _open_motion(options.motion, settings.output) if options.motion else None
+    motion = open_motion(options, settings.output)
     made = plan(models, settings, motion=motion)
     check_disk(_written(options, made))
     runtime = choose_runtime(options)
@@ -155,17 +155,6 @@ def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettin
         reference_strength=options.reference_strength,
         segment_seeds=dict[int, int](options.segment_seed),
     )
-
-
-def _open_motion(path: Path, output: PixelShape) -> ClipSource:
-    """Open a motion clip, but look at no more of it than shows that it is too long."""
-    source = open_clip(path, most_frames=output.pixel_frames + 1)
-    if source.shape.pixel_frames > output.pixel_frames:
-        raise MediaError(
-            f"{path} has more than {output.pixel_frames} frames, the video is to have "
-            f"{output.pixel_frames}; cut the clip, or ask for more with --pixel-frames."
-        )
-    return source
 
 
 def _run(job: _Job, bars: Bars, streamed: Callable[[str, StreamReport], None]) -> float:

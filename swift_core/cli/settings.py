@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BudgetError, CheckpointError, DeviceError, OutputError
+from ..errors import BudgetError, CheckpointError, DeviceError, MediaError, OutputError
 from ..flow.recipe import Recipe, SolverName
 from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
+from ..media.sources import ClipSource, open_clip
 from ..memory.host import free_host_nbytes, host_nbytes
 from ..memory.slabs import Slabs
 from ..model.attention_backends import AttentionChoice, choose_attention
@@ -92,6 +93,24 @@ def recipe(options: argparse.Namespace, usual: Recipe, *, prefix: str) -> Recipe
     return replace(usual, **changes)
 
 
+def open_motion(options: argparse.Namespace, output: PixelShape) -> ClipSource | None:
+    """Open the motion clip, if one is given; look at no more of it than shows that it is too long.
+
+    Raises:
+        MediaError: if it cannot be read, or is too long.
+    """
+    path: Path | None = options.motion
+    if path is None:
+        return None
+    source = open_clip(path, most_frames=output.pixel_frames + 1)
+    if source.shape.pixel_frames > output.pixel_frames:
+        raise MediaError(
+            f"{path} has more than {output.pixel_frames} frames, the video is to have "
+            f"{output.pixel_frames}; cut the clip, or ask for more with --pixel-frames."
+        )
+    return source
+
+
 def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> Runtime:
     """Choose where to compute: bf16 on CUDA, fp32 on the CPU.
 
@@ -123,20 +142,19 @@ def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> R
     )
 
 
-def card_resources(gigabytes: float | None) -> Resources:
+def card_resources(options: argparse.Namespace) -> Resources:
     """Tell what a run may use here, for a plan: of the card that is there, or of an assumed one.
 
-    Args:
-        gigabytes: ``--memory``.
-
     Raises:
-        BudgetError: if it is none.
+        BudgetError: if a stage, or the VAEs, are given no memory.
     """
-    budget = _nbytes("--memory", gigabytes)
+    budget = _nbytes("--memory", options.memory)
+    vae_room = _nbytes("--vae-memory", options.vae_memory)
     if not torch.cuda.is_available():
-        return Resources(device_nbytes=budget, host_nbytes=free_host_nbytes())
+        return Resources(device_nbytes=budget, vae_nbytes=vae_room, host_nbytes=free_host_nbytes())
     return Resources(
         device_nbytes=_free_on_card() if budget is None else budget,
+        vae_nbytes=vae_room,
         host_nbytes=free_host_nbytes(),
         speed=measure_speed(torch.device("cuda"), dtype=torch.bfloat16),
     )

@@ -84,6 +84,42 @@ def test_a_plan_tells_what_a_card_of_that_size_will_hold(capsys):
     assert "the DiT takes at least" in capsys.readouterr().err
 
 
+def test_a_plan_with_a_motion_clip_leaves_stage_one_out(capsys, refuses, tmp_path):
+    clip = tmp_path / "motion.mkv"
+    write_clip(clip, 9)
+    words = ["plan", "--size", "128x64", "--pixel-frames", "9", "--memory", "22", "--json"]
+    assert main(words) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main([*words, "--motion", str(clip)]) == 0
+    given = json.loads(capsys.readouterr().out)
+    assert {"motion", "motion: decode"} <= set(whole["memory"]["stages"])
+    assert set(given["memory"]["stages"]) == set(whole["memory"]["stages"]) - {
+        "motion",
+        "motion: decode",
+    }
+    assert given["weights_nbytes"]["motion"] == 0
+    refuses(lambda: main([*words, "--motion", "nowhere.mp4"]), "nowhere.mp4 does not exist")
+    refuses(lambda: main([*words[:4], "5", "--motion", str(clip)]), "more than 5 frames")
+    refuses(lambda: main([*words[:4], "13", "--motion", str(clip)]), "9 frames", "13")
+
+
+def test_a_plan_keeps_the_vaes_to_their_room(capsys, refuses, tmp_path):
+    save_model_set(seeded_model_set(), tmp_path / "set")
+    words = ["plan", "--models", str(tmp_path / "set"), "--size", "512x320", "--memory", "1"]
+
+    def decode(*more):
+        assert main([*words, *more, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["memory"]["stages"]["decode"]
+
+    whole = decode()
+    assert "bands" not in whole["how"]
+    less = 0.7 * whole["device_nbytes"]
+    banded = decode("--vae-memory", f"{less / 1e9:.4f}")
+    assert "bands" in banded["how"]
+    assert banded["device_nbytes"] < whole["device_nbytes"]
+    refuses(lambda: main([*words, "--vae-memory", "0"]), "--vae-memory 0 is no amount of memory")
+
+
 def test_too_little_memory_is_said_before_anything_runs(generate, refuses):
     refuses(lambda: generate("--vae-memory", "0"), "--vae-memory 0 is no amount of memory")
     refuses(lambda: generate("--memory", "-1"), "--memory -1 is no amount of memory")
