@@ -30,7 +30,7 @@ from .vae import to_model
 from .wiener import NATURAL_PARTS
 
 COPY_RIDGE = 1e-4
-DETAIL_RIDGE = 1.0
+DETAIL_RIDGE = 10.0
 """Prices of the two fits: what heads fetched is plain; what a patch only hints at would be learned
 by heart from a hundred clips."""
 

@@ -1,8 +1,9 @@
 """Stage II before its first step: a DiT that answers with the best linear estimate.
 
-What a bicubic reference has lost of a patch can be told in part from the patch itself. The best
-linear guess, by least squares over training clips, is built into the embedding: the answer begins
-as the noisy latent minus that guess. Next to it stands the reference in its own main components.
+What a reference has lost of a patch can be told in part from the patch itself. The best linear
+guess, by least squares over training clips, is built into the embedding: the answer begins as the
+noisy latent minus that guess. Where clips say little, the guess is the reference as it is. Next to
+it stands the reference in its own main components.
 
 Heads know where to look from the start: at clean frames (the picture, finished neighbors) in the
 same place, at the four sides in the own frame, at the frames next in time. What they are to do
@@ -37,7 +38,8 @@ LIFT = 120.0
 """Size of the constant features. The estimate is to come out as it was built: with 40, as in Stage
 I, norms bend it by a tenth of a decibel."""
 
-RIDGE = 1e-3
+RIDGE = 0.5
+"""How strongly the estimate is held to the reference, beside the mean variance of its features."""
 
 COMPONENTS = 110
 """Most features for the reference itself."""
@@ -94,7 +96,7 @@ def _patches(latent: Float[Tensor, "b c t h w"], config: DiTConfig) -> Float[Ten
 def fit_reference(
     config: DiTConfig, vae: WanVAE, clips: ClipMaker, shape: PixelShape, *, count: int
 ) -> ReferenceFit:
-    """Find the best linear estimate of the truth from a bicubic reference."""
+    """Find the best linear estimate of the truth from a reference as in use."""
     size = config.out_channels * config.patch.height * config.patch.width
     square, product = torch.zeros((2, size + 1, size + 1), dtype=torch.float64)
     tokens = 0
@@ -108,7 +110,9 @@ def fit_reference(
         tokens += len(shown)
     mean = square[-1, :-1] / tokens
     spread = square[:-1, :-1] / tokens - torch.outer(mean, mean)
-    square[:-1, :-1] += RIDGE * spread.diagonal().mean() * tokens * torch.eye(size)
+    ridge = RIDGE * spread.diagonal().mean() * tokens * torch.eye(size)
+    square[:-1, :-1] += ridge
+    product[:-1, :-1] += ridge
     found = torch.linalg.solve(square, product[:, :-1])
     sizes, directions = torch.linalg.eigh(spread)
     kept = min(COMPONENTS, size)
