@@ -41,7 +41,7 @@ class Effort:
     """
 
     copied: int = 90
-    lessons: int = 3500
+    lessons: int = 5000
     recopied: int = 80
     estimated: int = 120
     reestimated: int = 150

@@ -2,8 +2,10 @@
 
 The way from every place of a later frame to its source in frame 0 is known exactly, so it is taught
 directly: the phases that the steering DiT blocks write are compared with the true ones. No picture
-matters here. So the tokens of one long clip, as they come out of the first attention, serve for all
-lessons: words are added to some of them, and only the feed-forwards are computed.
+matters here, and no noise: the feed-forwards read cues, words and phases only, or they would know
+places by the noise that is drawn there. So the tokens of one long clip, as they come out of the
+first attention, serve for all lessons: words are added to some of them, and only the feed-forwards
+are computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,11 +54,19 @@ FIRST_SHARE = 0.3
 def phase_loss(
     written: Sequence[Float[Tensor, "*b d"]], ways: Float[Tensor, "*b 2"], config: DiTConfig
 ) -> Float[Tensor, ""]:
-    """Compare what tokens hold as phases, after each steering block, with the true ones."""
+    """Compare what tokens hold as phases, after each steering block, with the true ones.
+
+    An error counts less the longer the way is, or fast and long clips would be all that is learned.
+    """
     features = Features(channels=config.out_channels)
     held = slice(features.phases, features.phases + features.phase_count)
     true = phases(ways, config)
-    errors = [(tokens[..., held] / PHASE_SIZE - true).square().mean() for tokens in written]
+    share = 1 / (1 + ways.norm(dim=-1))
+    share = share / share.mean()
+    errors = [
+        ((tokens[..., held] / PHASE_SIZE - true).square().mean(-1) * share).mean()
+        for tokens in written
+    ]
     return FIRST_SHARE * torch.stack(errors[:-1]).sum() + errors[-1]
 
 
@@ -129,7 +139,7 @@ def teach_steering(
         optimizer.zero_grad()
         loss.backward()
         for ffn in ffns:
-            _keep_out(ffn, dit.config)
+            _keep_to_steering(ffn, dit.config)
         optimizer.step()
         last = [*last[-99:], float(loss.detach())]
     return sum(last) / max(1, len(last))
@@ -141,11 +151,13 @@ def _quiet(tokens: Float[Tensor, "n d"], config: DiTConfig) -> Float[Tensor, ""]
     return LOUDNESS_PRICE * free.square().sum(1).mean()
 
 
-def _keep_out(ffn: nn.Module, config: DiTConfig) -> None:
-    """Let a feed-forward write nothing but phases and free features: the answer is not theirs."""
+def _keep_to_steering(ffn: nn.Module, config: DiTConfig) -> None:
+    """Let a feed-forward read what has a name, and write nothing but phases and free features."""
     features = Features(channels=config.out_channels)
-    out = ffn.get_submodule("2")
-    for parameter in out.parameters():
+    read, *_ = ffn.get_submodule("0").parameters()
+    if read.grad is not None:
+        read.grad[:, : features.mask] = read.grad[:, features.layout.first_free :] = 0
+    for parameter in ffn.get_submodule("2").parameters():
         if parameter.grad is not None:
             parameter.grad[: features.phases] = 0
 

@@ -14,7 +14,7 @@ from training import references
 from training.chance import generator
 from training.closed_form import make_vae
 from training.copyfit import CopyFit, Features, copying_heads, fit_copies
-from training.copying import CUE_SIZE, PHASE_SIZE, make_copying_dit
+from training.copying import CUE_SIZE, PHASE_SIZE, STEERING_BLOCKS, make_copying_dit
 from training.data import STEADY, VARIED, ClipMaker
 from training.dits import make_words
 from training.lessons import cue_tokens, listening, teach_steering
@@ -185,9 +185,14 @@ def test_lessons_teach_where_moves_lead():
     changed = {name for name, value in dit.state_dict().items() if not value.equal(before[name])}
     assert changed
     assert all(".ffn." in name for name in changed)
-    answer = Features(channels=8).phases
+    features = Features(channels=8)
     for block in dit.blocks:
-        assert block.ffn[2].weight[:answer].abs().max() == 0, "the answer is none of their business"
+        changed = block.ffn[2].weight[: features.phases]
+        assert changed.abs().max() == 0, "the answer is none of their business"
+    for block in dit.blocks[:STEERING_BLOCKS]:
+        read = block.ffn[0].weight
+        assert read[:, : features.mask].abs().max() == 0, "nor are picture and noise"
+        assert read[:, features.layout.first_free :].abs().max() == 0
 
 
 @pytest.mark.parametrize(
