@@ -23,10 +23,12 @@ from training.evaluation import Case, Judge, judge_quality
 from training.measure import measure_motion, psnr
 from training.moves import Move
 from training.references import shrink
+from training.vae import to_clips, to_model
 
 SAMPLE = Path(__file__).parents[2] / "sample" / "coffee.jpg"
 RUNTIME = Runtime(device=torch.device("cpu"), precision=FP32)
 JUDGED = PixelShape(pixel_frames=9, height=192, width=320)
+STILL = PixelShape(pixel_frames=49, height=160, width=256)
 MADE = PixelShape(pixel_frames=17, height=320, width=512)
 
 
@@ -65,6 +67,15 @@ def test_stage_2_is_near_what_its_vae_allows(judged):
 
 def test_the_picture_survives_as_frame_0(judged):
     assert judged["Stage II"]["first"] == pytest.approx(judged["VAE(truth)"]["first"], abs=0.01)
+
+
+def test_later_frames_of_a_still_are_as_good_as_its_first(models, photograph):
+    vae = RUNTIME.load(models.detail_vae)
+    still = film_middle(photograph, Move(), shape=STILL)
+    with torch.inference_mode():
+        made = to_clips(vae.decode(vae.encode(to_model(still[None]))))[0]
+    early, late = (psnr(made[part], still[part]) for part in (slice(1, 17), slice(-8, None)))
+    assert late > early - 0.3
 
 
 ASKED = {
