@@ -292,6 +292,11 @@ def test_the_reference_holds_the_picture_as_frame_0():
 
 
 @pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
+def test_every_recipe_ends(scale):
+    assert set(scale.seconds) == set(recipes.RECIPES) - {"all"}
+
+
+@pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
 def test_diets_fit_the_models(scale):
     """VAE chunks; a quarter of Stage II's clips still encodes, and its tokens are whole."""
     for diet, side in ((scale.vae, 8), (scale.motion, 8), (scale.detail, 32)):
