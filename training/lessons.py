@@ -154,7 +154,7 @@ def _quiet(tokens: Float[Tensor, "n d"], config: DiTConfig) -> Float[Tensor, ""]
 def _keep_to_steering(ffn: nn.Module, config: DiTConfig) -> None:
     """Let a feed-forward read what has a name, and write nothing but phases and free features."""
     features = Features(channels=config.out_channels)
-    read, *_ = ffn.get_submodule("0").parameters()
+    read = ffn.get_parameter("0.weight")
     if read.grad is not None:
         read.grad[:, : features.mask] = read.grad[:, features.layout.first_free :] = 0
     for parameter in ffn.get_submodule("2").parameters():

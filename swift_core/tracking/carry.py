@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import GeometryError
 from ..shapes import Float, Tensor
-from .planes import blur, is_inside, look_up, places_of, resize, resize_ways, slopes
+from .planes import blur, is_inside, look_up, places_of, resize, resize_ways, size_of, slopes
 from .tracker import Tracker
 
 FINE = 3.0
@@ -85,10 +85,10 @@ class DetailCarrier:
         frame, plain = _planes(small), _planes(large)
         enlarged = _back_project(frame, plain)
         ways = self._tracker.follow(frame)
-        size = {"height": plain.shape[2], "width": plain.shape[3]}
+        size = size_of(plain)
         places = places_of(plain) + resize_ways(ways, **size, mode="bicubic")
         seen = self._look_up(places)
-        seen_small = resize(seen, height=frame.shape[2], width=frame.shape[3])
+        seen_small = resize(seen, **size_of(frame))
         trust = F.interpolate(_trust(frame, seen_small), (*size.values(),), mode="bilinear")
         trust = trust * is_inside(places, **size)
         coarse = resize(blur(seen_small - frame, COARSE), **size)
@@ -112,9 +112,7 @@ def _back_project(
     frame: Float[Tensor, "1 3 i j"], enlarged: Float[Tensor, "1 3 h w"]
 ) -> Float[Tensor, "1 3 h w"]:
     """Bring an enlarged frame nearer to one that, made small, is the small one again."""
-    small, large = (
-        {"height": planes.shape[2], "width": planes.shape[3]} for planes in (frame, enlarged)
-    )
+    small, large = size_of(frame), size_of(enlarged)
     for _time in range(BACK_PROJECTIONS):
         enlarged = enlarged + resize(frame - resize(enlarged, **small), **large)
     return enlarged

@@ -34,6 +34,11 @@ def resize(
     return F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
 
 
+def size_of(planes: Float[Tensor, "n c h w"]) -> dict[str, int]:
+    """Give height and width, by these names."""
+    return {"height": planes.shape[2], "width": planes.shape[3]}
+
+
 def resize_ways(
     ways: Float[Tensor, "1 2 h w"], height: int, width: int, *, mode: str
 ) -> Float[Tensor, "1 2 i j"]:
