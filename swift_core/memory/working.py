@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from ..geometry import LatentShape
-from ..live_bytes import FusedAttention, LiveBytes
+from ..live_bytes import LiveBytes, TensorsOnly
 from ..model.config import DiTConfig
 from ..model.dit import FP32_ISLANDS, WanDiT
 from ..precision import is_island
@@ -56,7 +56,7 @@ def _forward_nbytes(config: DiTConfig, window: LatentShape, compute: torch.dtype
             parameter.data = parameter.data.to(compute)
     meta = torch.device("meta")
     size = (1, config.in_channels, window.latent_frames, window.height, window.width)
-    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, FusedAttention():
+    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, TensorsOnly():
         text = torch.empty((1, config.text_tokens, config.text_dim), device=meta, dtype=compute)
         prompt = dit.read_prompt(text)
         latent = torch.empty(size, device=meta, dtype=compute)

@@ -225,14 +225,13 @@ def add_duplicates(
     """
     copies = level.dim * level.factor // level.in_dim
     missing = features.shape[2] * level.time - out.shape[2]
-    fine = torch.arange(level.dim, device=features.device) * level.factor
     for place in range(level.factor):
         rest, right = divmod(place, level.space)
         late, low = divmod(rest, level.space)
         # Frames of ``out`` that stand at this place, and the coarse frames that they belong to.
         first = (late - missing) % level.time
         begin = (first + missing) // level.time
-        values = features[:, (fine + place) // copies, begin:]
+        values = features[:, place // copies :: level.in_dim // level.dim, begin:]
         out[:, :, first :: level.time, low :: level.space, right :: level.space] += values
 
 

@@ -106,7 +106,7 @@ class VAEConfig:
                     f"dim_mult is {self.dim_mult}."
                 )
         for level in self.decoder_levels[:-1]:
-            if level.dim * level.factor % level.in_dim:
+            if level.dim * level.factor % level.in_dim or level.in_dim % level.dim:
                 raise CheckpointError(
                     f"the decoder's shortcut cannot spread {level.in_dim} channels over "
                     f"{level.dim} channels, {level.factor} values each, evenly; "

@@ -4,7 +4,7 @@ A run on the meta device makes every tensor that a real run makes, without its c
 those alive gives the peak. What a convolution library takes for itself comes on top.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -12,7 +12,7 @@ import torch
 
 from ..errors import BudgetError
 from ..geometry import PixelShape
-from ..live_bytes import FusedAttention, LiveBytes
+from ..live_bytes import LiveBytes, TensorsOnly
 from ..shapes import Tensor
 from .autoencoder import FP32_ISLANDS, WanVAE
 from .bands import WHOLE, Banding
@@ -102,9 +102,11 @@ class _Room:
     host_nbytes: int | None
 
     def holds(self, peak: VaePeak) -> bool:
-        return peak.working_nbytes <= self.device_nbytes and (
-            self.host_nbytes is None or peak.parked_nbytes <= self.host_nbytes
-        )
+        return peak.working_nbytes <= self.device_nbytes and self.parks(peak)
+
+    def parks(self, peak: VaePeak) -> bool:
+        """Tell whether there is host memory for what is parked."""
+        return self.host_nbytes is None or peak.parked_nbytes <= self.host_nbytes
 
     def share(self, peak: VaePeak) -> float:
         """Tell how much of it there is room for, at most all."""
@@ -132,48 +134,63 @@ def _fit(
     whole = peak(WHOLE)
     if room.holds(whole):
         return VaePlan(banding=WHOLE, peak=whole)
+    choice = list(_bandings(levels))
     # Where little is free, nothing may fit: better found out by two tries than by ten.
-    is_hopeless = False
     if _SCARCE * room.device_nbytes < whole.working_nbytes:
-        is_hopeless = all(peak(one).working_nbytes > room.device_nbytes for one in _finest(levels))
-    for banding in () if is_hopeless else _bandings(levels):
+        finest = [peak(banding) for banding in _finest(levels)]
+        if all(one.working_nbytes > room.device_nbytes and room.parks(one) for one in finest):
+            choice = [_unparked(levels), *_finest(levels)]
+    for banding in choice:
         if room.holds(peak(banding)):
             return VaePlan(banding=banding, peak=peak(banding))
-    least = min(_finest(levels), key=lambda banding: peak(banding).working_nbytes)
-    unparked = Banding(levels=min(2, levels), bands=_UNPARKED)
-    best = max((least, unparked), key=lambda banding: room.share(peak(banding)))
-    raise _refusal(what, shape, partial(peak, best), room)
+    peaks = [peak(banding) for banding in choice]
+    best = max(choice, key=lambda banding: room.share(peak(banding)))
+    raise _refusal(what, shape, peaks, partial(peak, best), room)
 
 
 def _refusal(
-    what: str, shape: PixelShape, peak: Callable[..., VaePeak], room: _Room
+    what: str,
+    shape: PixelShape,
+    peaks: Sequence[VaePeak],
+    at_size: Callable[[int, int], VaePeak],
+    room: _Room,
 ) -> BudgetError:
-    """Say what the finest bands take, and find out for how large a picture they would do."""
-    least = peak()
-    share = room.share(least)
-    for _ in range(_TRIES):
-        scale = share**0.5
-        sides = [int(scale * side / _STEP) * _STEP for side in (shape.height, shape.width)]
-        if not all(sides):
-            share = 0.0
-        elif not room.holds(peak(*sides)):
-            share *= _LESS  # halos do not become smaller with the picture
-            continue
-        break
-    else:
-        share = 0.0
+    """Say how much it takes, and find out for how large a picture there is room.
+
+    Args:
+        peaks: of all bands that were tried.
+        at_size: the peak for another height and width, in the bands that are nearest to fitting.
+    """
+    least = min((peak for peak in peaks if room.parks(peak)), key=lambda peak: peak.working_nbytes)
+    parking = min(peaks, key=lambda peak: peak.working_nbytes)
     parked = ""
-    if room.host_nbytes is not None and least.parked_nbytes > room.host_nbytes:
+    if parking.working_nbytes < least.working_nbytes:
+        assert room.host_nbytes is not None, "or it would be the least"
         parked = (
-            f", and {least.parked_nbytes / 1e9:.1f} GB of host memory, of which "
+            f"; {parking.working_nbytes / 1e9:.1f} GB would do with "
+            f"{parking.parked_nbytes / 1e9:.1f} GB of host memory, of which "
             f"{max(0, room.host_nbytes) / 1e9:.1f} GB are free"
         )
     return BudgetError(
         f"{what} {shape.width}x{shape.height} takes at least {least.working_nbytes / 1e9:.1f} GB, "
         f"{max(0, room.device_nbytes) / 1e9:.1f} GB are free beside the weights{parked}",
-        share=share,
+        share=_fitting_share(shape, at_size, room),
         least_nbytes=least.nbytes,
     )
+
+
+def _fitting_share(shape: PixelShape, at_size: Callable[[int, int], VaePeak], room: _Room) -> float:
+    """Tell for which share of the picture's area there is room; 0.0 if for none."""
+    share = room.share(at_size(shape.height, shape.width))
+    for _ in range(_TRIES):
+        scale = share**0.5
+        height, width = (int(scale * side / _STEP) * _STEP for side in (shape.height, shape.width))
+        if not (height and width):
+            break
+        if room.holds(at_size(height, width)):
+            return share
+        share *= _LESS  # halos do not become smaller with the picture
+    return 0.0
 
 
 def _bandings(levels: int) -> Iterator[Banding]:
@@ -182,12 +199,16 @@ def _bandings(levels: int) -> Iterator[Banding]:
     Each is tried by a run without numbers, which takes a second or so: those that take no less
     memory than a cheaper one of the list are left out.
     """
-    for bands in (2, 4) if levels > 1 else ():
-        yield Banding(levels=2, bands=bands)
+    for bands in (2, _UNPARKED):
+        yield Banding(levels=min(2, levels), bands=bands)
     for bands in (2, 4, 8, MOST_BANDS):
-        for cut in (2, 3):
-            if cut <= levels:
-                yield Banding(levels=cut, bands=bands, parks=True)
+        for cut in sorted({min(2, levels), min(3, levels)}):
+            yield Banding(levels=cut, bands=bands, parks=True)
+
+
+def _unparked(levels: int) -> Banding:
+    """Give the bands that take least without host memory, and are in the list."""
+    return Banding(levels=min(2, levels), bands=_UNPARKED)
 
 
 def _finest(levels: int) -> Iterator[Banding]:
@@ -253,7 +274,7 @@ def _peak(
     )
     vae.to(compute)
     cache = TailCache()
-    with torch.no_grad(), LiveBytes() as alive, FusedAttention():
+    with torch.no_grad(), LiveBytes() as alive, TensorsOnly():
         for chunk in range(_CHUNKS):
             work(vae, chunk, cache)
     return VaePeak(

@@ -110,7 +110,7 @@ def has(module, time):
     return (getattr(module, "time_conv", None) is not None) == (time == 2)
 
 
-@pytest.mark.parametrize("widths", [(4, 8), (8, 8), (16, 8)], ids=str)
+@pytest.mark.parametrize("widths", [(4, 8), (8, 8), (16, 8), (32, 8)], ids=str)
 @pytest.mark.parametrize(("time", "space"), [(1, 1), (1, 2), (2, 2)])
 def test_shortcuts(widths, time, space):
     narrow, wide = widths
@@ -120,7 +120,7 @@ def test_shortcuts(widths, time, space):
         for frames in (1, 4):
             features = features_of(narrow, frames=frames)
             torch.testing.assert_close(average_down(features, level), oracle(features), **CLOSE)
-    if not wide * level.factor % narrow:
+    if not (wide * level.factor % narrow or narrow % wide):
         oracle = wan.DupUp3D(narrow, wide, time, space)
         features = features_of(narrow, frames=3)
         for theirs, coarse in (

@@ -11,7 +11,7 @@ import torch
 from swift_core.errors import BudgetError
 from swift_core.flow.recipe import Recipe, SolverName
 from swift_core.geometry import LatentShape, PixelShape
-from swift_core.live_bytes import FusedAttention, LiveBytes
+from swift_core.live_bytes import LiveBytes, TensorsOnly
 from swift_core.memory.streaming import BlockStream, block_nbytes
 from swift_core.memory.working import Step
 from swift_core.model.config import WAN22_I2V_A14B, WAN22_REFERENCE_5B
@@ -240,7 +240,7 @@ def forward(dit, step, prompts=1):
     size = (1, config.in_channels, window.latent_frames, window.height, window.width)
     text = torch.randn(1, 5, config.text_dim)
     latent, timestep = torch.randn(size), torch.zeros(1, window.latent_frames)
-    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, FusedAttention():
+    with torch.no_grad(), LiveBytes(dit.parameters()) as alive, TensorsOnly():
         keys = [dit.read_prompt(text) for _ in range(prompts)]
         remembered = [
             dit.read_context(

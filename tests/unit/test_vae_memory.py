@@ -1,14 +1,16 @@
 """What a VAE takes, before it takes it; and what happens when it is not there."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import swift_core.stages.pixels as pixels
 from swift_core.errors import BudgetError
 from swift_core.geometry import PixelShape
-from swift_core.live_bytes import LiveBytes
+from swift_core.live_bytes import LiveBytes, TensorsOnly
 from swift_core.progress import Phase
 from swift_core.stages.pixels import decode_clip, encode_clip
 from swift_core.vae.bands import WHOLE, Banding
@@ -64,6 +66,23 @@ def test_the_prediction_is_what_is_measured(banding):
             assert predicted.working_nbytes == pytest.approx(measured, rel=0.02)
     weights = sum(tensor.nbytes for tensor in VAE.parameters())
     assert predicted.weights_nbytes == weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_norm_without_arithmetic_makes_the_same_tensors(dtype):
+    """The reference takes the norm apart, as PyTorch does on the CPU."""
+
+    def peak(device, *modes):
+        features = torch.empty(2, 8, 8, 256, device=device, dtype=dtype)
+        with torch.no_grad(), ExitStack() as stack:
+            alive = stack.enter_context(LiveBytes([features]))
+            for mode in modes:
+                stack.enter_context(mode)
+            normed = F.rms_norm(features, (256,), eps=1e-6)
+        assert (normed.shape, normed.dtype) == (features.shape, dtype)
+        return alive.peak
+
+    assert peak("meta", TensorsOnly()) == pytest.approx(peak("cpu"), rel=0.02)
 
 
 def test_parking_brings_2k_into_a_small_card():
@@ -211,6 +230,36 @@ def test_bands_are_chosen_by_host_memory_too():
     assert plan(ample.peak.parked_nbytes).banding == ample.banding
     with pytest.raises(BudgetError):
         plan(ample.peak.parked_nbytes // 4)
+
+
+def test_a_refusal_for_want_of_host_memory_names_what_fits_without_more_of_it():
+    def plan(device_nbytes, host_nbytes):
+        return plan_decode(
+            VAE.config,
+            SHAPE,
+            compute=torch.float32,
+            budget_nbytes=device_nbytes,
+            host_nbytes=host_nbytes,
+        )
+
+    finest = plan(peak_of(Banding(levels=2, bands=16, parks=True)).working_nbytes, None)
+    scarce = finest.peak.parked_nbytes // 2
+    with pytest.raises(BudgetError, match=r"would do with .* GB of host memory, of which") as short:
+        plan(finest.peak.working_nbytes, scarce)
+    least = short.value.least_nbytes - finest.peak.weights_nbytes
+    assert plan(least, scarce).peak.parked_nbytes <= scarce
+    with pytest.raises(BudgetError):
+        plan(least - 1, scarce)
+    # Nor does one that has no hope on the device promise what the host does not hold.
+    with pytest.raises(BudgetError) as hopeless:
+        plan(1000, scarce)
+    assert hopeless.value.least_nbytes == short.value.least_nbytes
+    with pytest.raises(BudgetError, match=r"free beside the weights$"):
+        plan(1000, None)
+
+
+def peak_of(banding):
+    return decode_peak(VAE.config, SHAPE.height, SHAPE.width, torch.float32, banding)
 
 
 def test_a_decode_with_little_host_memory_parks_all_the_same(monkeypatch, caplog):

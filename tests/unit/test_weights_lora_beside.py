@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from swift_core.geometry import LatentShape
-from swift_core.live_bytes import FusedAttention, LiveBytes
+from swift_core.live_bytes import LiveBytes, TensorsOnly
 from swift_core.memory.streaming import block_nbytes
 from swift_core.memory.working import Step
 from swift_core.model.dit import FP32_ISLANDS
@@ -322,7 +322,7 @@ def test_a_step_takes_little_more_with_factors_beside():
 
     def peak(dit):
         latent, text = torch.randn(1, 8, 3, 16, 24), torch.randn(1, 5, 16)
-        with torch.no_grad(), LiveBytes(dit.parameters()) as alive, FusedAttention():
+        with torch.no_grad(), LiveBytes(dit.parameters()) as alive, TensorsOnly():
             dit(latent, torch.zeros(1, 3), dit.read_prompt(text), positions=range(3))
         return alive.peak
 
