@@ -32,24 +32,29 @@ def decode_between(
         refining: samples a segment each time that it is asked.
         keep: handed the latent as soon as it is whole.
     """
-    finished = 1  # the anchor
+    finished = 0
 
-    def arrive(index: int) -> None:
+    def sample() -> None:
         nonlocal finished
-        while finished <= index:
-            finished = _next(refining).targets[-1] + 1
-            if finished == latent.shape[2]:
-                deque(refining, maxlen=0)  # lets go of the DiT
-                keep(latent)
+        finished = _next(refining).targets[-1] + 1
+        if finished == latent.shape[2]:
+            deque(refining, maxlen=0)  # lets go of the DiT
+            keep(latent)
 
-    arrive(1)  # so that the DiT is there, and has its memory, before the VAE
+    def arriving() -> Iterator[int]:
+        yield finished
+        while finished < latent.shape[2]:
+            sample()
+            yield finished
+
+    sample()  # so that the DiT is there, and has its memory, before the VAE
     yield from decode_clip(
         runtime.load(vae),
         latent,
         phase=Phase.DECODE,
         runtime=runtime,
         banding=between.banding,
-        arrive=arrive,
+        arriving=arriving,
     )
 
 

@@ -31,10 +31,6 @@ _log = logging.getLogger(__name__)
 Planner = Callable[..., VaePlan]
 
 
-def _is_there(_index: int) -> None:
-    """Wait for nothing: the latent is whole."""
-
-
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
     """Bring frames to the VAE's form."""
     return runtime.place(rearrange(clip, "p h w c -> 1 c p h w") * 2 - 1)
@@ -96,7 +92,7 @@ def decode_clip(
     phase: Phase,
     runtime: Runtime,
     banding: Banding | None = None,
-    arrive: Callable[[int], None] = _is_there,
+    arriving: Callable[[], Iterator[int]] | None = None,
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode a latent as a stream of clips of 1, then 4 frames each, in order.
 
@@ -106,7 +102,8 @@ def decode_clip(
     Args:
         latent: anywhere; a frame at a time is brought to the device.
         banding: None: as few bands as fit.
-        arrive: called with the index of each latent frame before it is read.
+        arriving: begins a wait for the latent: for each number that it gives, so many frames of it
+            are there, and are decoded and given before the next is asked for. None: all are there.
 
     Raises:
         BudgetError: if the runtime's memory is too small for it.
@@ -120,11 +117,14 @@ def decode_clip(
 
     def frames() -> Iterator[Float[Tensor, "1 c 1 h w"]]:
         for index in range(steps):
-            arrive(index)
             yield runtime.place(latent[:, :, index : index + 1])
 
     def begin(banding: Banding) -> Iterator[Tensor]:
-        return fetch(map(to_clip, vae.decode_frames(frames(), banding=banding)))
+        made = map(to_clip, vae.decode_frames(frames(), banding=banding))
+        done = 0
+        for there in (steps,) if arriving is None else arriving():
+            yield from fetch(islice(made, there - done))
+            done = there
 
     first = banding or _banding(plan_decode, vae, shape, runtime)
     stream = _steady(begin, first, vae.config)
