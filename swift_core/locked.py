@@ -18,10 +18,25 @@ _log = logging.getLogger(__name__)
 _ALIGNMENT = 256
 """Of every tensor in a slab, in bytes: what kernels and copies like."""
 
+_PAGE = 4096
+
 
 def aligned(nbytes: int) -> int:
     """Give the room that so many bytes take in a slab."""
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def lockable(nbytes: int, device: torch.device) -> Tensor:
+    """Take host memory that can be locked for a device: its pages are nobody else's.
+
+    A page is locked once, so of two pieces that share one the second could not be.
+    """
+    if device.type != "cuda":
+        return torch.empty(nbytes, dtype=torch.uint8)
+    pages = -(-nbytes // _PAGE) * _PAGE
+    buffer = torch.empty(pages + _PAGE, dtype=torch.uint8)
+    begin = -buffer.data_ptr() % _PAGE
+    return buffer[begin : begin + pages]
 
 
 def lock(slab: Tensor, device: torch.device) -> bool:

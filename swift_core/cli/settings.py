@@ -28,6 +28,9 @@ from ..weights.model_set import ModelSet, open_model_set
 
 _log = logging.getLogger(__name__)
 
+_BF16_SINCE = (8, 0)
+"""Compute capability: the RTX 30 series and its like."""
+
 FULL_OUTPUT = PixelShape(pixel_frames=81, height=1408, width=2560)
 SMALL_OUTPUT = PixelShape(pixel_frames=49, height=320, width=512)
 """What the built-in set makes unless told otherwise: it runs on any CPU."""
@@ -129,7 +132,7 @@ def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> R
     where = torch.device("cuda" if on_cuda else "cpu")
     if options.fp8_products:
         check_products(where)
-    return Runtime(
+    made = Runtime(
         device=where,
         precision=replace(BF16 if on_cuda else FP32, fp8_products=options.fp8_products),
         observe=observe,
@@ -140,6 +143,9 @@ def choose_runtime(options: argparse.Namespace, observe: Observer = ignore) -> R
         reads_ahead=on_cuda,
         attention=choose_attention(AttentionChoice(options.attention), where),
     )
+    if on_cuda and torch.cuda.get_device_capability(where) < _BF16_SINCE:
+        _log.warning("this card has no bf16 arithmetic: slow, and in more memory than planned")
+    return made
 
 
 def card_resources(options: argparse.Namespace) -> Resources:
@@ -176,17 +182,21 @@ def _budget(nbytes: int | None, *, on_cuda: bool) -> Callable[[], int] | None:
 
 
 def _capped(nbytes: int) -> int:
-    torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0]
+    free = _usable_on_card()
     if free < nbytes:
         _log.warning("of %.1f GB only %.1f GB are free on the card", nbytes / 1e9, free / 1e9)
     return min(nbytes, free)
 
 
 def _free_on_card() -> int:
-    """Tell what is free on the card, less what a convolution's own workspace takes."""
+    """Tell what a stage may take of the card, less what a convolution's own workspace takes."""
+    return int(0.85 * _usable_on_card())
+
+
+def _usable_on_card() -> int:
+    """Tell what is free or ours: the model at work is part of what a stage takes."""
     torch.cuda.empty_cache()
-    return int(0.85 * torch.cuda.mem_get_info()[0])
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
 
 
 def check_distinct(inputs: Mapping[str, Path | None], outputs: Mapping[str, Path | None]) -> None:

@@ -6,8 +6,8 @@ one takes.
 
 import torch
 
+from ..lanes import Lane
 from ..shapes import Tensor
-from .lanes import Lane
 
 _MOST_SPARE = 1.25
 """How much larger than needed a slab may be that is taken again."""

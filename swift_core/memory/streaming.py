@@ -14,11 +14,11 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from ..lanes import Lane, Mark, open_lane
 from ..locked import aligned
 from ..model.blocks import DiTBlock
 from ..model.dit import WanDiT
 from ..shapes import Tensor
-from .lanes import Lane, Mark, open_lane
 from .residency import SLOTS, Residency
 from .shortage import attempt
 from .slabs import Slabs
@@ -134,20 +134,27 @@ class BlockStream:
         """Give each block in turn, ready to work until the next one is asked for."""
         order = self.residency.streamed
         place = {index: at for at, index in enumerate(order)}
+        wanted: tuple[int, _Slot] | None = None
         for index, block in enumerate(self._blocks):
-            if index not in place:
-                yield block
-                continue
-            slot = self._bring(index)
-            host = self._host[index]
-            host.point_at(host.views(slot.buffer))
+            host, slot = self._host[index], None
+            if index in place:
+                slot = self._bring(index)
+                host.point_at(host.views(slot.buffer))
             try:
                 yield block
             finally:
-                host.go_home()
-                slot.free = self._lane.after_work()
-            if len(order) > SLOTS:
-                self._fetch(order[(place[index] + SLOTS) % len(order)], slot)
+                if slot is not None:
+                    host.go_home()
+                    slot.free = self._lane.after_work()
+            # Only now, beside this block's work, comes what the one before has left room for: from
+            # memory that is not locked, a copy holds up the host until that one is done.
+            if wanted is not None:
+                self._fetch(*wanted)
+                wanted = None
+            if slot is not None and len(order) > SLOTS:
+                wanted = order[(place[index] + SLOTS) % len(order)], slot
+        if wanted is not None:
+            self._fetch(*wanted)
 
     def shrink(self) -> bool:
         """Let half of the resident blocks be streamed from now on; False if there are none."""
@@ -192,6 +199,7 @@ class BlockStream:
         largest = max((self._host[index].nbytes for index in streamed), default=0)
         for index in streamed[:SLOTS]:
             slot = _Slot(largest, self._device)
+            self._lane.share(slot.buffer)
             slot.free = self._lane.after_work()  # whoever had this memory before may still use it
             self._slots.append(slot)
             self._fetch(index, slot)

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -123,6 +123,8 @@ class FastAttention:
         self.backend = backend
         self._function: Callable[..., Any] | None = None
         self._failed = False
+        # Traced, the trial would be compiled anew whenever one is passed.
+        self._attempt = cast("Callable[..., Tensor | None]", torch.compiler.disable(self._try))
 
     @property
     def name(self) -> str:
@@ -138,7 +140,7 @@ class FastAttention:
         Args:
             passed: kinds of input that are known to work in this layer; grows.
         """
-        out = None if self._failed else self._try(query, memory, passed)
+        out = None if self._failed else self._attempt(query, memory, passed)
         return attend(query, memory) if out is None else out
 
     def _try(self, query: Tensor, memory: KeyValue, passed: set[Kind]) -> Tensor | None:

@@ -174,7 +174,7 @@ class WanDiT(nn.Module):
         """Turn the latent and its noise levels into what the DiT blocks take."""
         self._check(latent, positions)
         sinusoids = timestep_sinusoids(timestep, self.config.frequency_dim)
-        time = self.time_embedding(sinusoids.to(latent.device))
+        time = self.time_embedding(sinusoids.to(latent.device, non_blocking=True))
         return _Entry(
             tokens=self._patchify(latent),
             time=time,

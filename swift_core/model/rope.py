@@ -64,7 +64,7 @@ def make_rope(
     def table(values: Sequence[Tensor]) -> Tensor:
         # Only these few numbers per axis cross to the device; they are laid out over there.
         laid_out = [
-            repeat(value.to(device, torch.float32), f"{axis} a -> (t h w) 1 a", **sizes)
+            repeat(value.float().to(device, non_blocking=True), f"{axis} a -> (t h w) 1 a", **sizes)
             for axis, value in zip("thw", values, strict=True)
         ]
         return torch.cat(laid_out, dim=-1)

@@ -30,15 +30,14 @@ class StageMemory:
         device_nbytes: the most that is on the device.
         host_nbytes: that stay in host memory: blocks that are streamed, LoRAs in the others, parked
             state. Weights that are mapped and brought to the device once only pass through.
-        copied_nbytes: what goes between the two in all.
-        copies_beside: whether it goes beside the work.
+        copied_nbytes: what goes to the device beside the work, in all; as much may come back
+            meanwhile.
     """
 
     words: str
     device_nbytes: int
     host_nbytes: int
     copied_nbytes: int = 0
-    copies_beside: bool = True
 
 
 def dit_nbytes(
@@ -171,16 +170,15 @@ class Fit:
         )
         banding, parked = made.banding, made.peak.parked_nbytes
         words = "whole frames"
-        if not banding.is_whole:
+        if banding.bands > 1:
             words = f"{banding.bands} bands over {banding.levels} levels"
-            words += f", {in_gb(parked)} of state parked in host memory" if parked else ""
+        words += f", {in_gb(parked)} of state parked in host memory" if parked else ""
         stage = StageMemory(
             words=words,
             device_nbytes=made.peak.nbytes,
             host_nbytes=parked,
-            # With each chunk all of it comes and goes.
-            copied_nbytes=2 * parked * latent_frames_of(shape.pixel_frames),
-            copies_beside=False,
+            # With each chunk all of it comes, and all of it goes back at the same time.
+            copied_nbytes=parked * latent_frames_of(shape.pixel_frames),
         )
         return FittedVAE(stage, made)
 

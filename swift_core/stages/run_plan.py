@@ -49,8 +49,7 @@ class RunPlan:
             computing = work.flops / speed.flops
             if stage is None:
                 return computing
-            copying = stage.copied_nbytes / speed.copy_nbytes
-            return max(computing, copying) if stage.copies_beside else computing + copying
+            return max(computing, stage.copied_nbytes / speed.copy_nbytes)
 
         return {work.stage: estimate(work) for work in self.generation.work}
 

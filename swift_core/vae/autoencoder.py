@@ -208,11 +208,8 @@ class WanVAE(nn.Module):
 
     def _statistics(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         # Not buffers: a 16-bit cast of the model would round them, and meta building forget them.
-        mean, std = torch.tensor(
-            (self.config.latent_mean, self.config.latent_std),
-            dtype=torch.float32,
-            device=latent.device,
-        )[..., None, None, None]
+        both = torch.tensor((self.config.latent_mean, self.config.latent_std), dtype=torch.float32)
+        mean, std = both.to(latent.device, non_blocking=True)[..., None, None, None]
         return mean, std
 
     def _moments_stream(

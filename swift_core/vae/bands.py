@@ -6,7 +6,8 @@ else. How many is asked of the layers. Rows near an inner edge of a band come ou
 convolution pads with zeros there as if it were the picture's border; nobody uses them, and they
 are cut away. At the picture's own borders a band ends where the picture does.
 
-Each band has a causal state of its own, for the whole clip: bands do not change between chunks.
+Each band has a causal state of its own, for the whole clip: bands do not change between chunks. It
+may wait in host memory (``parking``), that of a single band of whole frames too.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ class Banding:
     Attributes:
         levels: levels next to the pixels that run in bands; 0 runs whole frames everywhere.
         bands: into how many parts the height is cut; more than there are rows are as many as rows.
-        parks: whether the causal state of a band waits in host memory for its next turn.
+        parks: whether the causal state of these levels waits in host memory, but for what is worked
+            with; then one band is of use too.
     """
 
     levels: int
@@ -44,8 +46,8 @@ class Banding:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is cut."""
-        return self.levels == 0 or self.bands == 1
+        """Whether nothing is cut and nothing parked."""
+        return self.levels == 0 or (self.bands == 1 and not self.parks)
 
 
 WHOLE = Banding(levels=0, bands=1)
@@ -68,6 +70,8 @@ def run_in_bands(
     height, bands = features.shape[3], banding.bands
     whole = scale * height
     assert whole.denominator == 1, "sizes have been checked"
+    if bands == 1:
+        return run_layers(layers, features, cache.part(0, parks=banding.parks))
     out: Tensor | None = None
     for band in range(bands):
         wanted = Rows(
@@ -78,11 +82,7 @@ def run_in_bands(
         read = rows_read(layers, wanted).aligned(scale.denominator).within(height)
         part = features[:, :, :, read.first : read.end]
         part = part.contiguous(memory_format=torch.channels_last_3d)
-        state = cache.part(band)
-        state.wake(features.device)
-        made = run_layers(layers, part, state)
-        if banding.parks:
-            state.park()
+        made = run_layers(layers, part, cache.part(band, parks=banding.parks))
         first = wanted.first - int(scale * read.first)
         made = made[:, :, :, first : first + wanted.end - wanted.first]
         if out is None:

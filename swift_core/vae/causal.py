@@ -8,16 +8,16 @@ never written to, so ``clone`` costs nothing and a clip can be continued from an
 Axes: ``b c t h w``, with ``t`` the frames of one chunk at the level at hand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..locked import aligned, lock
 from ..shapes import Float, Tensor
 from .convolve import convolve
+from .parking import Berths, Parking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,64 +81,6 @@ class FrameConv2d(nn.Conv2d):
         return convolve(self, input)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parked:
-    """A tail in host memory; of one without content (device meta) only its size is left."""
-
-    values: Tensor | None
-    size: torch.Size
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.size.numel() * self.dtype.itemsize
-
-    def copy(self) -> "_Parked":
-        """Copy the tail, because its place is used again."""
-        values = None if self.values is None else self.values.clone()
-        return replace(self, values=values)
-
-    def wake(self, device: torch.device) -> Tensor:
-        """Bring the tail back."""
-        if self.values is None:
-            return torch.empty(self.size, dtype=self.dtype, device=device)
-        tail = torch.empty_like(self.values, device=device)
-        return tail.copy_(self.values, non_blocking=True)
-
-
-class _Berths:
-    """Host memory for a band's tails: taken once, locked, and used again for each chunk.
-
-    Copies to and from it are of one stream, so a tail that parks waits for the one that wakes.
-    """
-
-    def __init__(self) -> None:
-        self._slab: Tensor | None = None
-
-    def park(self, tails: Mapping[CausalConv3d, Tensor]) -> dict[CausalConv3d, _Parked]:
-        """Copy tails."""
-        first = next(iter(tails.values()), None)
-        if first is None or first.is_meta:
-            return {
-                conv: _Parked(values=None, size=tail.shape, dtype=tail.dtype)
-                for conv, tail in tails.items()
-            }
-        wanted = sum(aligned(tail.nbytes) for tail in tails.values())
-        if self._slab is None or self._slab.nbytes < wanted:
-            self._slab = torch.empty(wanted, dtype=torch.uint8)
-            lock(self._slab, first.device)
-        parked: dict[CausalConv3d, _Parked] = {}
-        at = 0
-        for conv, tail in tails.items():
-            flat = self._slab[at : at + tail.nbytes].view(tail.dtype)
-            strides = torch.empty_like(tail, device="meta").stride()
-            values = torch.as_strided(flat, tail.shape, strides)
-            values.copy_(tail, non_blocking=True)
-            parked[conv] = _Parked(values=values, size=tail.shape, dtype=tail.dtype)
-            at += aligned(tail.nbytes)
-        return parked
-
-
 class TailCache:
     """Hold the causal state of one clip: for each convolution, the last frames it has read.
 
@@ -146,33 +88,30 @@ class TailCache:
     forward. To continue later, or twice, from the same chunk, keep a ``clone``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, berths: Berths | None = None) -> None:
         self._tails: dict[CausalConv3d, Tensor] = {}
         self._parts: dict[int, TailCache] = {}
-        self._parked: dict[CausalConv3d, _Parked] = {}
-        self._berths = _Berths()
+        self._parking = Parking()
+        self._berths = berths
 
-    def part(self, number: int) -> "TailCache":
-        """Give the state of one band of the clip; see ``bands``."""
-        return self._parts.setdefault(number, TailCache())
+    def part(self, number: int, *, parks: bool) -> "TailCache":
+        """Give the state of one band of the clip; see ``bands``.
 
-    def park(self) -> None:
-        """Move the tails to host memory, until ``wake``."""
-        self._parked = self._berths.park(self._tails)
-        self._tails = {}
-
-    def wake(self, device: torch.device) -> None:
-        """Bring the tails back from host memory."""
-        self._tails.update((conv, parked.wake(device)) for conv, parked in self._parked.items())
-        self._parked = {}
+        Args:
+            parks: whether its tails wait in host memory; the same in all calls.
+        """
+        if number not in self._parts:
+            berths = Berths(parking=self._parking, part=number) if parks else None
+            self._parts[number] = TailCache(berths)
+        return self._parts[number]
 
     def __contains__(self, conv: CausalConv3d) -> bool:
-        return conv in self._tails
+        return conv in (self._tails if self._berths is None else self._berths)
 
     @property
     def is_new(self) -> bool:
         """Whether no chunk has been read yet."""
-        return not (self._tails or self._parts or self._parked)
+        return not (self._tails or self._parts)
 
     @property
     def nbytes(self) -> int:
@@ -183,15 +122,15 @@ class TailCache:
     @property
     def parked_nbytes(self) -> int:
         """Host memory held by the tails that are parked."""
-        parked = sum(tail.nbytes for tail in self._parked.values())
-        return parked + sum(part.parked_nbytes for part in self._parts.values())
+        return self._parking.nbytes
 
     def clone(self) -> "TailCache":
-        """Copy the state; the tensors are shared, because nobody writes to them."""
+        """Copy the state; what is not parked is shared, because nobody writes to it."""
         twin = TailCache()
-        twin._tails = dict(self._tails)
-        twin._parked = {conv: parked.copy() for conv, parked in self._parked.items()}
-        twin._parts = {number: part.clone() for number, part in self._parts.items()}
+        twin._tails, twin._parking = dict(self._tails), self._parking.clone()
+        for number, part in self._parts.items():
+            mine = twin.part(number, parks=part._berths is not None)
+            mine._tails = dict(part._tails)
         return twin
 
     def extend(
@@ -203,8 +142,8 @@ class TailCache:
         """
         if not conv.history:
             return chunk
-        if conv in self._tails:
-            chunk = torch.cat((self._tails[conv], chunk), dim=2)
+        if conv in self:
+            chunk = torch.cat((self._take(conv, chunk.device), chunk), dim=2)
         else:
             chunk = F.pad(chunk, (0, 0, 0, 0, conv.history, 0))
         self.begin(conv, chunk)
@@ -213,7 +152,17 @@ class TailCache:
     def begin(self, conv: CausalConv3d, frames: Float[Tensor, "b c t h w"]) -> None:
         """Remember the last of these frames, without convolving them."""
         # A copy: a view would keep the whole chunk alive until the next one.
-        self._tails[conv] = frames[:, :, -conv.history :].clone()
+        tail = frames[:, :, -conv.history :].clone()
+        if self._berths is None:
+            self._tails[conv] = tail
+        else:
+            self._berths.keep(conv, tail)
+
+    def _take(self, conv: CausalConv3d, device: torch.device) -> Tensor:
+        """Give a tail that is not wanted any more after this."""
+        if self._berths is None:
+            return self._tails.pop(conv)
+        return self._berths.take(conv, device)
 
 
 class CausalModule(nn.Module):

@@ -23,9 +23,39 @@ memory (pytorch/pytorch#166643). They do so because large ones came out wrong on
 _ASKED_ON = ((8, 6), (8, 9), (12, 0))
 """Compute capabilities of the RTX 30, 40 and 50 series (comfyanonymous/ComfyUI#10398)."""
 
+MOST_NUMEL = 2**31 - 1
+"""Values that 32 bits can count. Beyond them PyTorch has cuDNN (from 9.3 on) count with 64 bits,
+which few of its algorithms do, or takes one of its own that wants many times the memory."""
+
 
 def convolve(conv: nn.Conv2d | nn.Conv3d, features: Tensor) -> Tensor:
-    """Convolve, without padding in time."""
+    """Convolve, without padding in time; what is very large frames by frames, to the same bits."""
+    if isinstance(conv, nn.Conv3d) and features.numel() > MOST_NUMEL:
+        return _in_turns(conv, features)
+    return _at_once(conv, features)
+
+
+def _in_turns(conv: nn.Conv3d, features: Tensor) -> Tensor:
+    """Convolve as many frames at a time as can be counted, or what a kernel reads if none can."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    frames = features.shape[2]
+    made = (frames - kernel) // stride + 1
+    most = MOST_NUMEL // (features.numel() // frames)
+    each = max(1, (most - kernel) // stride + 1)
+    out: Tensor | None = None
+    for first in range(0, made, each):
+        end = min(made, first + each)
+        part = _at_once(conv, features[:, :, first * stride : (end - 1) * stride + kernel])
+        if out is None:
+            size = (*part.shape[:2], made, *part.shape[3:])
+            layout = torch.channels_last_3d
+            out = torch.empty(size, dtype=part.dtype, device=part.device, memory_format=layout)
+        out[:, :, first:end] = part
+    assert out is not None, "there is at least one turn"
+    return out
+
+
+def _at_once(conv: nn.Conv2d | nn.Conv3d, features: Tensor) -> Tensor:
     if _is_left_to_fallback(features):
         return torch.mkldnn_convolution(
             features,

@@ -35,7 +35,7 @@ class VaePeak:
     Attributes:
         nbytes: the most that is alive at a time: weights, causal state, activations.
         state_nbytes: the causal state that stays on the device between chunks.
-        parked_nbytes: the causal state that waits in host memory.
+        parked_nbytes: the causal state that waits in host memory but for what is worked with.
         weights_nbytes: the weights.
     """
 
@@ -196,12 +196,12 @@ def _fitting_share(shape: PixelShape, at_size: Callable[[int, int], VaePeak], ro
 def _bandings(levels: int) -> Iterator[Banding]:
     """List bands from cheap to costly: few before many, without parking before with.
 
-    Each is tried by a run without numbers, which takes a second or so: those that take no less
+    Each is tried by a run without numbers, which takes up to a second: those that take no less
     memory than a cheaper one of the list are left out.
     """
     for bands in (2, _UNPARKED):
         yield Banding(levels=min(2, levels), bands=bands)
-    for bands in (2, 4, 8, MOST_BANDS):
+    for bands in (1, 2, 4, 8, MOST_BANDS):
         for cut in sorted({min(2, levels), min(3, levels)}):
             yield Banding(levels=cut, bands=bands, parks=True)
 
@@ -229,7 +229,7 @@ def finer(banding: Banding, config: VAEConfig) -> Banding | None:
         return Banding(levels=min(2, levels), bands=2)
     if not banding.parks:
         return replace(banding, parks=True)
-    if banding.levels < levels:
+    if banding.levels < levels and banding.bands > 1:
         return replace(banding, levels=banding.levels + 1)
     return replace(banding, bands=2 * banding.bands) if banding.bands < MOST_BANDS else None
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from swift_core.memory import lanes, streaming
+from swift_core import lanes
+from swift_core.memory import streaming
 from swift_core.memory.residency import Residency
 from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import BlockStream, block_nbytes, run_steadily, stream_blocks
@@ -107,6 +108,27 @@ def test_every_residency_computes_the_same(resident):
     else:
         ahead = 2  # the next pass's first two are on their way
         assert copies == (passes * streamed + ahead) * block_nbytes(whole)[0]
+
+
+def test_a_block_is_sent_for_when_the_next_one_has_work(monkeypatch):
+    """Its copy may hold up the host, while the device has that work to do."""
+    order = []
+
+    class Telling(lanes.DirectLane):
+        def copy(self, target, source):
+            order.append("copy")
+            super().copy(target, source)
+
+    monkeypatch.setattr(streaming, "open_lane", lambda _device: Telling())
+    dit = small_dit(layers=LAYERS)
+    slabs = Slabs(10**9)  # a block is one copy
+    monkeypatch.setattr(Telling, "pin", lambda *_: True)
+    stream = stream_blocks(dit, residency(dit, 0), device=CPU, slabs=slabs)
+    assert order == ["copy", "copy"]
+    order.clear()
+    for index, _ in enumerate(stream.walk()):
+        order.append(index)
+    assert order == [0, 1, "copy", 2, "copy", 3, "copy", 4, "copy", 5, "copy", 6, "copy", "copy"]
 
 
 @pytest.mark.usefixtures("lane")

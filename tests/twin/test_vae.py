@@ -229,3 +229,16 @@ def test_fp32_islands_work_inside_16_bit_models(wide_vae):
     mixed = vae.decode(latent.bfloat16())
     assert mixed.dtype == torch.bfloat16
     assert (mixed.float() - decoded).norm() < 2e-2 * decoded.norm()
+
+
+@pytest.mark.parametrize("most", [1, 2000, 9000])
+def test_a_convolution_beyond_what_32_bits_count_goes_in_turns(vae, monkeypatch, most):
+    pixels, latent = clip(13), torch.randn(1, vae.config.latent_channels, 3, 4, 6)
+    expected = vae.encode(pixels), vae.decode(latent)
+    turns = []
+    convolved = convolve._in_turns
+    monkeypatch.setattr(convolve, "MOST_NUMEL", most)
+    monkeypatch.setattr(convolve, "_in_turns", lambda *given: turns.append(1) or convolved(*given))
+    assert torch.equal(vae.encode(pixels), expected[0])
+    assert torch.equal(vae.decode(latent), expected[1])
+    assert turns

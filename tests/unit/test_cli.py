@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from swift_core.cli import settings
 from swift_core.cli.main import main
 from swift_core.media.codecs import VideoCodec
 from swift_core.media.pictures import save_picture
@@ -359,6 +360,18 @@ def test_missing_words(refuses, tmp_path):
 def test_no_cuda(generate, refuses, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refuses(lambda: generate("--device", "cuda"), "no CUDA device", "--device cpu")
+
+
+def test_what_is_ours_on_the_card_counts_as_free(monkeypatch, caplog):
+    """A stage is asked what it may take when its model is there already."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10_000, 24_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 6_000)
+    assert settings._budget(None, on_cuda=True)() == int(0.85 * 16_000)
+    assert settings._budget(15_000, on_cuda=True)() == 15_000
+    assert not caplog.text
+    assert settings._budget(20_000, on_cuda=True)() == 16_000
+    assert "only 0.0 GB are free" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "report.json", "motion.mkv", "latent.safetensors"])

@@ -181,9 +181,10 @@ def test_streaming_takes_as_long_as_its_copies():
     assert streamed == 5 * 17 * dit_nbytes(WAN22_I2V_A14B, compute=torch.bfloat16)[0]
     assert whole.seconds["motion"] == streamed / 1e9
     parked = whole.memory.stages["decode"].host_nbytes
-    assert 11 * GB < parked <= 11.5 * GB
-    # It goes and comes with each chunk, and nothing is computed meanwhile.
-    assert whole.seconds["decode"] == pytest.approx(54 + 21 * 2 * parked / 1e9, rel=0.01)
+    assert 10 * GB < parked <= 11.5 * GB
+    # It comes with each chunk, beside the work, and goes back at the same time.
+    assert whole.seconds["decode"] == pytest.approx(21 * parked / 1e9, rel=0.01)
+    assert whole.seconds["decode"] > 54, "its arithmetic alone"
     assert "only 11.5 GB of host memory are free" in whole.describe()
     assert "time      1" in whole.describe()
     data = json.loads(json.dumps(whole.as_data()))

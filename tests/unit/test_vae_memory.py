@@ -30,6 +30,7 @@ SHAPE = PixelShape(pixel_frames=9, height=160, width=48)
 LATENT = torch.randn(1, 8, 3, 20, 6, generator=torch.Generator().manual_seed(0))
 BANDINGS = (
     WHOLE,
+    Banding(levels=2, bands=1, parks=True),
     Banding(levels=2, bands=3),
     Banding(levels=2, bands=4, parks=True),
     Banding(levels=3, bands=2, parks=True),
@@ -109,9 +110,12 @@ def test_cheap_bands_come_first_and_none_is_said():
 
     whole = plan(plan_decode, 10**9)
     assert whole.banding == WHOLE
-    banded = plan(plan_decode, whole.peak.working_nbytes - 1)
-    assert banded.banding.bands == 2
-    assert not banded.banding.parks
+    parked = plan(plan_decode, whole.peak.working_nbytes - 1).banding
+    assert (parked.bands, parked.parks) == (1, True), "bands without parking take more here"
+    size = PixelShape(pixel_frames=9, height=320, width=96)
+    room = {"compute": torch.float32, "budget_nbytes": 46_000_000}
+    banded = plan_decode(VAE.config, size, **room).banding
+    assert (banded.bands, banded.parks) == (2, False)
     with pytest.raises(BudgetError, match=r"decoding 48x160 takes at least 0\.0 GB, 0\.0 GB are"):
         plan(plan_decode, 1000, two_levels)
     with pytest.raises(BudgetError, match=r"encoding 48x160 takes at least"):
@@ -198,20 +202,30 @@ def test_memory_that_is_never_enough_is_an_error_and_no_loop(monkeypatch):
 
 
 @pytest.mark.parametrize("parks", [False, True])
-def test_what_is_parked_is_predicted_and_its_place_used_again(parks):
-    banding = Banding(levels=2, bands=3, parks=parks)
+@pytest.mark.parametrize("bands", [1, 3])
+def test_what_is_parked_is_predicted_and_its_place_used_again(parks, bands):
+    banding = Banding(levels=2, bands=bands, parks=parks)
     peak = decode_peak(VAE.config, SHAPE.height, SHAPE.width, torch.float32, banding)
     cache, places = TailCache(), set()
     with torch.no_grad():
         for chunk in range(3):
             VAE.decode_chunk(LATENT[:, :, chunk : chunk + 1], cache=cache, banding=banding)
-            slabs = [part._berths._slab for part in cache._parts.values()]
+            berths = cache._parking._berths.values()
             if chunk:
-                places.add(tuple(slab.data_ptr() for slab in slabs if slab is not None))
+                places.add(tuple(berth.values.data_ptr() for berth in berths))
     assert cache.parked_nbytes == peak.parked_nbytes
     assert (peak.parked_nbytes > 0) == parks
     assert cache.nbytes == peak.state_nbytes
     assert len(places) == 1
+
+
+def test_of_parked_state_only_what_is_worked_with_is_there():
+    """Whole frames: what parking saves is nearly all of the state that it parks."""
+    whole = peak_of(WHOLE)
+    parked = peak_of(Banding(levels=2, bands=1, parks=True))
+    assert parked.parked_nbytes + parked.state_nbytes == whole.state_nbytes
+    saved = whole.working_nbytes - parked.working_nbytes
+    assert 0.5 * parked.parked_nbytes < saved < parked.parked_nbytes
 
 
 def test_bands_are_chosen_by_host_memory_too():

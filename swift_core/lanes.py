@@ -1,7 +1,7 @@
-"""How bytes get to a device beside its work: CUDA's streams, or plain copies.
+"""How bytes get to a device, or from it, beside its work: CUDA's streams, or plain copies.
 
-Two laws order everything. A slot is filled only after the work that read it is done; work reads a
-slot only after it is filled. Both are events on the device: the host waits for neither.
+Two laws order everything. A place is filled only after the work that read it is done; work reads a
+place only after it is filled. Both are events on the device: the host waits for neither.
 """
 
 import time
@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..locked import lock
-from ..shapes import Tensor
+from .locked import lock
+from .shapes import Tensor
 
 Mark = Any
 """A moment in the work of one side, which the other can wait for; each lane has its own kind."""
@@ -18,14 +18,18 @@ Mark = Any
 
 @runtime_checkable
 class Lane(Protocol):
-    """A way for bytes to a device."""
+    """A way for bytes to a device, or from it."""
 
     def pin(self, slab: Tensor) -> bool:
         """Lock host memory in place so that the device can fetch it by itself; False if not."""
         ...
 
+    def share(self, buffer: Tensor) -> None:
+        """Keep a buffer's memory from others until copies are done, should it be let go of."""
+        ...
+
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy, after whatever this lane does already."""
+        """Copy, after whatever this lane does already; both stay there until it is done."""
         ...
 
     def after_work(self) -> Mark:
@@ -63,6 +67,9 @@ class DirectLane:
         """Lock nothing."""
         return False
 
+    def share(self, buffer: Tensor) -> None:
+        """Do nothing: copies are done when their call returns."""
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Copy now."""
         begin = time.perf_counter()
@@ -92,10 +99,15 @@ class DirectLane:
 
 
 class CudaLane:
-    """Copies on a stream of their own."""
+    """Copies on a stream of their own.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        is_timed: whether to take the times that ``seconds`` tells: two events for each copy.
+    """
+
+    def __init__(self, device: torch.device, *, is_timed: bool = True) -> None:
         self._device = device
+        self._is_timed = is_timed
         self._stream = torch.cuda.Stream(device)
         self._copies: list[tuple[Any, Any]] = []
         self._waits: list[tuple[Any, Any]] = []
@@ -104,14 +116,17 @@ class CudaLane:
         """Lock a slab's pages."""
         return lock(slab, self._device)
 
+    def share(self, buffer: Tensor) -> None:
+        """Tell the allocator that the copy stream uses it."""
+        buffer.record_stream(self._stream)
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Order a copy."""
         with torch.cuda.stream(self._stream):
-            begin = self._now(self._stream)
+            begin = self._now(self._stream) if self._is_timed else None
             target.copy_(source, non_blocking=True)
-            # Should the target be let go of before, its memory is not given to others meanwhile.
-            target.record_stream(self._stream)
-            self._copies.append((begin, self._now(self._stream)))
+            if self._is_timed:
+                self._copies.append((begin, self._now(self._stream)))
 
     def after_work(self) -> Mark:
         """Mark the end of the current stream's work."""
@@ -126,11 +141,12 @@ class CudaLane:
         self._stream.wait_event(mark)
 
     def hold_work(self, mark: Mark) -> None:
-        """Let the current stream wait, and time how long."""
+        """Let the current stream wait."""
         stream = torch.cuda.current_stream(self._device)
-        begin = self._now(stream)
+        begin = self._now(stream) if self._is_timed else None
         stream.wait_event(mark)
-        self._waits.append((begin, self._now(stream)))
+        if self._is_timed:
+            self._waits.append((begin, self._now(stream)))
 
     def finish(self) -> None:
         """Wait for the copy stream."""
@@ -146,11 +162,11 @@ class CudaLane:
         return total(self._copies), total(self._waits)
 
     def _now(self, stream: Any) -> Any:
-        event: Any = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=self._is_timed)
         event.record(stream)
         return event
 
 
-def open_lane(device: torch.device) -> Lane:
-    """Give the way to a device."""
-    return CudaLane(device) if device.type == "cuda" else DirectLane()
+def open_lane(device: torch.device, *, is_timed: bool = True) -> Lane:
+    """Give a way to a device; see ``CudaLane``."""
+    return CudaLane(device, is_timed=is_timed) if device.type == "cuda" else DirectLane()
