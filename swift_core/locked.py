@@ -9,6 +9,7 @@ import weakref
 from contextlib import suppress
 from typing import Any, cast
 
+import psutil
 import torch
 
 from .shapes import Tensor
@@ -24,6 +25,11 @@ _PAGE = 4096
 def aligned(nbytes: int) -> int:
     """Give the room that so many bytes take in a slab."""
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def most_locked() -> int:
+    """Give the most bytes to lock now: half of what is free, because the rest cannot be swapped."""
+    return psutil.virtual_memory().available // 2
 
 
 def lockable(nbytes: int, device: torch.device) -> Tensor:

@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
 
 from ..lanes import Lane, Mark, open_lane
-from ..locked import aligned
 from ..model.blocks import DiTBlock
 from ..model.dit import WanDiT
-from ..shapes import Tensor
+from .host_block import HostBlock, read_block
 from .residency import SLOTS, Residency
 from .shortage import attempt
 from .slabs import Slabs
@@ -66,33 +64,6 @@ class StreamReport:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _HostBlock:
-    """A block's weights in host memory, and where each has its place in a slot."""
-
-    parameters: tuple[nn.Parameter, ...]
-    tensors: tuple[Tensor, ...]
-    offsets: tuple[int, ...]
-    nbytes: int
-    slab: Tensor | None = None
-
-    def views(self, buffer: Tensor) -> list[Tensor]:
-        """Lay the block's tensors out in a buffer of bytes."""
-        return [
-            buffer[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            for offset, tensor in zip(self.offsets, self.tensors, strict=True)
-        ]
-
-    def point_at(self, tensors: Sequence[Tensor]) -> None:
-        """Let the block compute with these."""
-        for parameter, tensor in zip(self.parameters, tensors, strict=True):
-            parameter.data = tensor
-
-    def go_home(self) -> None:
-        """Let the block have its weights in host memory again."""
-        self.point_at(self.tensors)
-
-
 class _Slot:
     """Device memory for one block at a time."""
 
@@ -124,7 +95,7 @@ class BlockStream:
         self._device = device
         self._slabs = slabs
         self._lane: Lane = open_lane(device)
-        self._host = [_read_block(block, device) for block in blocks]
+        self._host = [read_block(block, device) for block in blocks]
         self._slots: list[_Slot] = []
         self._copied_nbytes = 0
         self.residency = residency
@@ -204,7 +175,7 @@ class BlockStream:
             self._slots.append(slot)
             self._fetch(index, slot)
 
-    def _pinned(self, host: _HostBlock) -> _HostBlock:
+    def _pinned(self, host: HostBlock) -> HostBlock:
         """Copy a block's weights into one locked piece of host memory, if there may be one more."""
         slab = None if host.slab is not None else self._slabs.take(host.nbytes, self._lane)
         if slab is None:
@@ -238,25 +209,6 @@ class BlockStream:
                 self._lane.copy(view, tensor)
         slot.held, slot.filled = index, self._lane.after_copies()
         self._copied_nbytes += sum(tensor.nbytes for tensor in host.tensors)
-
-
-def _read_block(block: nn.Module, device: torch.device) -> _HostBlock:
-    """Take note of a block's weights, and bring what is no weight to the device for good."""
-    for module in block.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    parameters = tuple(block.parameters())
-    offsets: list[int] = []
-    end = 0
-    for parameter in parameters:
-        offsets.append(end)
-        end += aligned(parameter.nbytes)
-    return _HostBlock(
-        parameters=parameters,
-        tensors=tuple(parameter.data for parameter in parameters),
-        offsets=tuple(offsets),
-        nbytes=end,
-    )
 
 
 def block_nbytes(dit: WanDiT) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..lanes import Lane, Mark, open_lane
-from ..locked import lock, lockable
+from ..locked import lock, lockable, most_locked
 from ..shapes import Tensor
 
 
@@ -57,7 +57,7 @@ class Parking:
         self._berths: dict[Hashable, _Berth] = {}
         self._after: dict[Hashable, Hashable] = {}
         self._lanes: tuple[Lane, Lane] | None = None
-        self._locks = True  # until it is refused once
+        self._to_lock: int | None = None
         self._coming: _Passing | None = None
         self._going: _Passing | None = None
 
@@ -126,11 +126,18 @@ class Parking:
         if tail.is_meta:
             return berth
         berth.slab = lockable(tail.nbytes, tail.device)
-        self._locks = self._locks and lock(berth.slab, tail.device)
+        self._lock(berth.slab, tail.device)
         strides = torch.empty_like(tail, device="meta").stride()
         flat = berth.slab[: tail.nbytes].view(tail.dtype)
         berth.values = flat.as_strided(tail.shape, strides)
         return berth
+
+    def _lock(self, slab: Tensor, device: torch.device) -> None:
+        """Lock a slab, within bounds and until it is refused once; what is not is slower."""
+        if self._to_lock is None:
+            self._to_lock = most_locked()
+        if slab.nbytes <= self._to_lock:
+            self._to_lock = self._to_lock - slab.nbytes if lock(slab, device) else 0
 
     def _open(self, device: torch.device) -> tuple[Lane, Lane]:
         """Give the ways to the device and back: a card goes both at once."""

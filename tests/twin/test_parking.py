@@ -150,3 +150,21 @@ def test_what_is_locked_shares_no_page():
         assert piece.data_ptr() % 4096 == 0
         assert piece.nbytes == 4096 * pages
     assert lockable(5000, torch.device("cpu")).nbytes == 5000
+
+
+def test_no_more_is_locked_than_may_be_and_nothing_after_a_refusal(monkeypatch):
+    locked, refuses = [], False
+
+    def lock(slab, _device):
+        locked.append(slab.nbytes)
+        return not refuses
+
+    monkeypatch.setattr(parking, "lock", lock)
+    monkeypatch.setattr(parking, "most_locked", lambda: 250)
+    for expected in ([100, 100, 40], [100]):
+        kept = parking.Parking()
+        for name, size in enumerate((25, 25, 25, 10)):
+            kept.keep(name, torch.zeros(size))
+        assert locked == expected
+        locked.clear()
+        refuses = True
