@@ -2,31 +2,33 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from swift_core.weights.model_set import ModelSet, open_model_set
+from swift_core.weights.model_set import ModelSet
 
 from .beside import measure_beside
-from .caps import run_caps
+from .caps import run_caps, run_words
 from .files import measure_files
 from .machine import this_machine
+from .model_files import write_models
 from .pieces import measure_pieces
 from .profiling import Profiler
-from .rows import Record
+from .rows import Record, Row
 from .scale import FULL, SMALL, Scale
 from .stages import measure_stages
 from .table import write_table
-from .weights import random_models, write_models
-from .whole import WHOLE_RUN, Cap, Job, run_whole
+from .weights import random_models
+from .whole import WARM_UP, WHOLE_RUN, Cap, Job, file_name, forget_plans, run_whole, warm_up
 
 PARTS = ("pieces", "stages", "files", "end-to-end", "caps", "beside", "table")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a part; give 1 if the table has nothing to show, or a run under a cap failed."""
+    """Run a part; give 1 if the table has nothing to show, or a run has no models or failed."""
     options = _parser().parse_args(words)
     scale = SMALL if options.small else FULL
     if options.threads:
@@ -76,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help="end-to-end and caps: more words for swift_core generate, --with='--attention sage'",
     )
-    parser.add_argument("--label", default="", help="end-to-end: in the name of the run")
+    parser.add_argument("--label", default="", help="end-to-end and caps: in the name of the run")
+    parser.add_argument(
+        "--cold", action="store_true", help="end-to-end and caps: no warm-up before what counts"
+    )
     return parser
 
 
@@ -102,8 +107,7 @@ def _pieces(options: argparse.Namespace, scale: Scale) -> int:
 
 def _stages(options: argparse.Namespace, scale: Scale) -> int:
     record = _record(options, scale)
-    path = options.out / "profile.txt"
-    path.unlink(missing_ok=True)
+    path = record.path.with_name(f"{record.path.stem}-profile.txt")
     measure_stages(record, scale, Profiler(path=path if options.profile else None))
     record.complete()
     return 0
@@ -119,37 +123,62 @@ def _files(options: argparse.Namespace, scale: Scale) -> int:
 
 def _whole(options: argparse.Namespace, scale: Scale) -> int:
     cap = None if options.cap is None else Cap(gib=options.cap)
-    label = [options.experts, options.label]
-    if options.models is not None:
-        label.append("from files")
     if cap is not None:
         cap.enforce(this_machine())
-        label.append(f"{cap.gib:g} GiB")
-    words = [word for word in label if word]
-    record = _record(options, scale, "-".join(["end-to-end", *words]).replace(" ", "-"))
-    models = _models(options, scale, record)
-    lengths = options.frames or (scale.lengths if cap is None else scale.lengths[:1])
-    for frames in lengths:
-        job = Job(
-            label=", ".join([f"{frames} frames", *words]),
-            models=models,
-            output=scale.output_of(frames),
-            cap=cap,
-            words=tuple(options.words.split()),
-        )
+    words = run_words(
+        options.experts,
+        label=options.label,
+        cap_gib=options.cap,
+        from_files=options.models is not None,
+        words=options.words,
+    )
+    record = _record(options, scale, file_name("-".join(["end-to-end", *words])))
+    before = ", ".join(["preparation", *words])
+    models = _find_models(options, scale, record, before)
+    if models is None:
+        return 1
+
+    def job(label: str, frames: int) -> Job:
+        given, output = tuple(options.words.split()), scale.output_of(frames)
+        return Job(label=label, models=models, output=output, cap=cap, words=given)
+
+    # At full size a processor would take hours over it.
+    if not options.cold and (record.machine.is_cuda or scale.name == "small"):
+        first = job(before, scale.warm_up_frames)
+        record.attempt(WARM_UP, lambda: warm_up(first, record, options.out), group=before)
+    for frames in options.frames or (scale.lengths if cap is None else scale.lengths[:1]):
+        each = job(", ".join([f"{frames} frames", *words]), frames)
+        forget_plans()
         record.attempt(
-            WHOLE_RUN, lambda job=job: run_whole(job, record, options.out), group=job.label
+            WHOLE_RUN, lambda each=each: run_whole(each, record, options.out), group=each.label
         )
     record.complete()
     return 0
 
 
-def _models(options: argparse.Namespace, scale: Scale, record: Record) -> ModelSet:
+def _find_models(
+    options: argparse.Namespace, scale: Scale, record: Record, group: str
+) -> ModelSet | None:
+    """Find the models of whole runs, and add a row that says what they are; None if that fails."""
+    found: list[ModelSet] = []
+
+    def find() -> Row:
+        begin = time.perf_counter()
+        made, note = _models(options, scale, record)
+        found.append(made)
+        return Row(name="models", group=group, seconds=time.perf_counter() - begin, note=note)
+
+    record.attempt("models", find, group=group)
+    return found[0] if found else None
+
+
+def _models(options: argparse.Namespace, scale: Scale, record: Record) -> tuple[ModelSet, str]:
+    """Find the models of whole runs, and a remark on them."""
     packed = options.experts == "fp8"
     if options.models is None:
-        return random_models(scale, record.machine, packed=packed)
-    write_models(scale, record.machine, options.models, packed=packed)
-    return open_model_set(options.models)
+        return random_models(scale, record.machine, packed=packed), "in memory"
+    made = write_models(scale, record.machine, options.models, packed=packed)
+    return made.models, made.note
 
 
 def _caps(options: argparse.Namespace, scale: Scale) -> int:
@@ -160,7 +189,8 @@ def _caps(options: argparse.Namespace, scale: Scale) -> int:
     words += ["--threads", str(options.threads)] if options.threads else []
     words += ["--models", str(options.models.absolute())] if options.models else []
     words += [f"--with={options.words}"] if options.words else []
-    return min(1, run_caps(options.caps or scale.caps_gib, words))
+    words += ["--cold"] if options.cold else []
+    return min(1, run_caps(options.caps or scale.caps_gib, words, label=options.label))
 
 
 def _beside(options: argparse.Namespace, scale: Scale) -> int:

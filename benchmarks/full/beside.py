@@ -100,11 +100,10 @@ def shared_oracle(dit: WanDiT) -> Any:
 
     Its blocks are made without memory: drawing weights that are thrown away would take minutes.
     """
-    from tests.oracles import empty_oracle_dit
-
-    oracle: Any = empty_oracle_dit(replace(dit.config, layers=1))
+    oracles: Any = import_module("tests.oracles")
+    oracle: Any = oracles.empty_oracle_dit(replace(dit.config, layers=1))
     with torch.device("meta"):
-        oracle.blocks = empty_oracle_dit(dit.config).blocks
+        oracle.blocks = oracles.empty_oracle_dit(dit.config).blocks
     names = dit_to_diffusers(dit.state_dict())
     weights = {names[name]: weight for name, weight in dit.state_dict().items()}
     device, compute = dit.patch_embedding.weight.device, dit.patch_embedding.weight.dtype

@@ -16,9 +16,10 @@ from swift_core.model.dit import WanDiT
 from swift_core.weights.build import build_dit
 
 from .machine import host_peak_nbytes
+from .model_files import write_models
 from .rows import Record, Row
 from .scale import Scale
-from .weights import precision_of, write_models
+from .weights import precision_of
 from .whole import GIB
 
 GROUP = "an expert from its file"
@@ -26,20 +27,23 @@ GROUP = "an expert from its file"
 
 def measure_files(record: Record, scale: Scale, folder: Path, *, packed: bool) -> None:
     """Write a set of models where there is none, and read one of them in every way."""
-    file = folder / "motion_high.safetensors"
+    found: list[Path] = []
 
     def write() -> Row:
         begin = time.perf_counter()
-        nbytes = write_models(scale, record.machine, folder, packed=packed)
+        made = write_models(scale, record.machine, folder, packed=packed)
+        found.extend(made.models.motion_high.files)
         return Row(
             name="writing the set",
             group=GROUP,
             seconds=time.perf_counter() - begin,
-            facts={"nbytes": nbytes},
-            note="" if nbytes else "it was there",
+            facts={"nbytes": made.nbytes},
+            note=made.note,
         )
 
-    record.attempt("writing the set", write, group=GROUP)
+    if not record.attempt("writing the set", write, group=GROUP):
+        return
+    file = found[0]
     for name, forgets in (("not in memory yet", True), ("in memory already", False)):
         record.attempt(name, lambda n=name, f=forgets: _read(record, file, n, f), group=GROUP)
     for name, pinned in (("streamed, pinned", 32 * GIB), ("streamed, not pinned", 0)):

@@ -73,9 +73,15 @@ class Machine:
         return total - free - torch.cuda.memory_reserved(self.device)
 
     def seconds_of(self, run: Callable[[], object], *, repeats: int, warm_ups: int = 2) -> float:
-        """Give the median seconds of a run, after some that do not count."""
+        """Give the median seconds of a run, after some that do not count.
+
+        Their memory does not count either: a search for the fastest algorithm takes more than the
+        algorithm that it finds.
+        """
         for _ in range(warm_ups):
             run()
+        self.synchronize()
+        self.reset_peak()
         seconds: list[float] = []
         for _ in range(repeats):
             self.synchronize()

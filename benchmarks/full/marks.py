@@ -1,10 +1,11 @@
 """What the measurements are to reach, and whether they do."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .caps import NO_CAP
+from .places import Data, Place, places
 from .whole import CONTEXT_NBYTES, GIB, WHOLE_RUN
 
 SECONDS_FIRST, SECONDS_AIM, SECONDS_PAPER = 60, 36, 111
@@ -12,9 +13,6 @@ CAPPED_GIB, CAPPED_PEAK_GIB, CAPPED_RATIO = 24, 22, 1.15
 MEMORY_SPREAD, TIME_SPREAD, PREDICTION_ERROR = 0.02, 0.05, 0.10
 AIM_SHARE = 0.6
 """Of the measured ceiling: what the 36 seconds stand for."""
-
-Data = dict[str, Any]
-"""A row, or a file of rows, as read from JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,17 @@ class Mark:
 
 
 def judge(parts: Sequence[Data]) -> list[Mark]:
-    """Hold all whole runs against the marks; what was not measured has none."""
-    rows = [row for part in parts if part["part"] == "end-to-end" for row in part["rows"]]
-    runs = [row for row in rows if row["name"] == WHOLE_RUN and not row["error"]]
-    ceiling = max((part["ceiling_flops"] for part in parts), default=0.0)
+    """Hold all whole runs against the marks, place by place; what was not measured has none."""
+    return [
+        replace(mark, name=mark.name + place.name)
+        for place in places(parts)
+        for mark in _judge_place(place)
+    ]
+
+
+def _judge_place(place: Place) -> list[Mark]:
+    rows, runs = place.rows, place.runs
+    ceiling = max((part["ceiling_flops"] for part in place.parts), default=0.0)
     marks: list[Mark] = []
     for run in runs:
         stages = stages_of(rows, run)
@@ -131,8 +136,8 @@ def _spent(row: Data) -> float:
 
 
 def uncapped_group(run: Data) -> str:
-    """Name the run without a cap that a capped one is held against."""
-    return run["group"].replace(f", {run['facts']['cap_gib']:g} GiB", f", {NO_CAP}")
+    """Name the run without a cap that a capped one is held against: only the end differs."""
+    return run["group"].removesuffix(f", {run['facts']['cap_gib']:g} GiB") + f", {NO_CAP}"
 
 
 def _predicted(run: Data, stages: Sequence[Data]) -> Iterator[Mark]:

@@ -4,23 +4,18 @@ Attention by every kernel there is, a block eager and compiled, its parts; the V
 each layout; what the host does beside them. So it shows at once where time goes.
 """
 
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from swift_core.geometry import LatentShape, PixelShape, motion_shape
-from swift_core.media.pictures import fit_clip
+from swift_core.geometry import LatentShape, motion_shape
 from swift_core.model.attention import KeyValue, attend
-from swift_core.model.attention_backends import FLASH, SAGE
+from swift_core.model.attention_backends import FLASH, SAGE, Backend
 from swift_core.model.blocks import DiTBlock
 from swift_core.model.config import DiTConfig
 from swift_core.model.dit import WanDiT
@@ -29,16 +24,13 @@ from swift_core.model.rope import Rope, apply_rope, make_rope
 from swift_core.model.scaled import ScaledLinear
 from swift_core.model.work import dit_flops
 from swift_core.segments.plan import SegmentSettings, plan_segments
-from swift_core.stages.pixels import to_clip, to_pixels
-from swift_core.stages.reference import enlarging
-from swift_core.stages.runtime import Runtime
-from swift_core.vae.blocks import DoubleSides, RMSNorm, add_duplicates
-from swift_core.vae.causal import CausalConv3d
-from swift_core.vae.config import Level
 
+from .convolutions import measure_convolutions
+from .host import measure_host
 from .machine import Machine
 from .rows import Record, Row
 from .scale import Scale
+from .timing import Run, normal, prepared, timed
 from .weights import draw, make_dit, precision_of
 
 SDPA_KERNELS = (
@@ -69,30 +61,20 @@ def measure_pieces(record: Record, scale: Scale, *, compiles: bool) -> None:
     Args:
         compiles: whether blocks are compiled too; that takes a minute each.
     """
+    works: dict[str, Callable[[], None]] = {}
     for name, (config, window) in windows(scale).items():
-        measure_attention(record, scale, name, config, window)
-        formats = (False, True) if name == "motion" else (False,)
-        for packed in formats:
-            measure_block(record, scale, name, (config, window), packed=packed, compiles=compiles)
-        measure_parts(record, scale, name, config, window)
-    measure_convolutions(record, scale)
-    measure_host(record, scale)
-
-
-def _timed(record: Record, scale: Scale, row: Row, run: Callable[[], object]) -> None:
-    """Add a row with the time and the memory of a run."""
-    machine = record.machine
-
-    @torch.inference_mode()
-    def measure() -> Row:
-        seconds = machine.seconds_of(run, repeats=scale.repeats)
-        return replace(row, seconds=seconds, peak_nbytes=machine.peak_nbytes())
-
-    record.attempt(row.name, measure, group=row.group)
-
-
-def _normal(machine: Machine, *size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return torch.randn(size, device=machine.device, dtype=dtype or machine.compute)
+        what = (config, window)
+        works[f"{name}: attention"] = partial(measure_attention, record, scale, name, *what)
+        for packed in (False, True) if name == "motion" else (False,):
+            form = "8 bits" if packed else "16 bits"
+            works[f"{name}: block in {form}"] = partial(
+                measure_block, record, scale, name, what, packed=packed, compiles=compiles
+            )
+        works[f"{name}: parts of a block"] = partial(measure_parts, record, scale, name, *what)
+    works["decoder"] = partial(measure_convolutions, record, scale)
+    works["host"] = partial(measure_host, record, scale)
+    for group, measure in works.items():
+        record.attempt("set-up", measure, group=group)
 
 
 def measure_attention(
@@ -103,26 +85,29 @@ def measure_attention(
     tokens = window.latent_frames * window.tokens_per_frame(config.patch)
     group = f"{name}: attention, {tokens} tokens, {config.heads} heads"
     size = (1, tokens, config.heads, config.head_dim)
-    query, key, value = (_normal(machine, *size) for _ in range(3))
+    query, key, value = (normal(machine, *size) for _ in range(3))
     memory = KeyValue(key, value)
     row = Row(name="PyTorch's choice", group=group, flops=4 * tokens**2 * config.dim)
-    _timed(record, scale, row, lambda: attend(query, memory))
+    timed(record, scale, row, lambda: attend(query, memory))
     for kernel in SDPA_KERNELS if machine.is_cuda else ():
 
         def by_kernel(kernel: SDPBackend = kernel) -> object:
             with sdpa_kernel(kernel):
                 return attend(query, memory)
 
-        _timed(record, scale, replace(row, name=kernel.name.lower()), by_kernel)
+        timed(record, scale, replace(row, name=kernel.name.lower()), by_kernel)
     for backend in (FLASH, SAGE):
         if backend.is_installed():
-            run = partial(backend.load(), query, key, value)
-            _timed(record, scale, replace(row, name=backend.name), run)
+
+            def by_package(backend: Backend = backend) -> Run:
+                return partial(backend.load(), query, key, value)
+
+            prepared(record, scale, replace(row, name=backend.name), by_package)
     words = (1, config.text_tokens, config.heads, config.head_dim)
-    prompt = KeyValue(_normal(machine, *words), _normal(machine, *words))
+    prompt = KeyValue(normal(machine, *words), normal(machine, *words))
     work = 4 * tokens * config.text_tokens * config.dim
     row = Row(name="to the prompt", group=group, flops=work)
-    _timed(record, scale, row, lambda: attend(query, prompt))
+    timed(record, scale, row, lambda: attend(query, prompt))
 
 
 def one_block(config: DiTConfig, machine: Machine, *, packed: bool) -> tuple[DiTBlock, WanDiT]:
@@ -156,18 +141,25 @@ def measure_block(
     group = f"{name}: block, {frames * each} tokens"
     label = "8-bit weights" if packed else str(machine.compute).removeprefix("torch.")
     block, dit = one_block(config, machine, packed=packed)
-    tokens = _normal(machine, 1, frames, each, config.dim)
-    level = _normal(machine, 1, frames, 6, config.dim, dtype=torch.float32)
-    text = _normal(machine, 1, config.text_tokens, config.text_dim)
+    tokens = normal(machine, 1, frames, each, config.dim)
+    level = normal(machine, 1, frames, 6, config.dim, dtype=torch.float32)
+    text = normal(machine, 1, config.text_tokens, config.text_dim)
     with torch.inference_mode():
         prompt = dit.read_prompt(text).dit_blocks[0]
         rope = _rope(config, window, machine)
     row = Row(name=f"{label}, eager", group=group, flops=block_flops(config, frames * each))
-    _timed(record, scale, row, lambda: block(tokens, level, rope=rope, prompt=prompt))
-    if compiles:
-        faster: Any = torch.compile(block)
-        row = replace(row, name=f"{label}, compiled")
-        _timed(record, scale, row, lambda: faster(tokens, level, rope=rope, prompt=prompt))
+    timed(record, scale, row, lambda: block(tokens, level, rope=rope, prompt=prompt))
+    if not compiles:
+        return
+
+    def compiled() -> Run:
+        # As ``swift_core.model.compiled`` does it; and what was compiled for another block before
+        # would count as this one's earlier shapes.
+        torch.compiler.reset()
+        faster: Any = torch.compile(block.forward, dynamic=False)
+        return lambda: faster(tokens, level, rope=rope, prompt=prompt)
+
+    prepared(record, scale, replace(row, name=f"{label}, compiled"), compiled)
 
 
 def _rope(config: DiTConfig, window: LatentShape, machine: Machine) -> Rope:
@@ -190,9 +182,9 @@ def measure_parts(
     count, dim = frames * each, config.dim
     group = f"{name}: parts of a block"
     block, _ = one_block(config, machine, packed=False)
-    tokens = _normal(machine, 1, frames, each, dim)
+    tokens = normal(machine, 1, frames, each, dim)
     flat = tokens.flatten(1, 2)
-    shift = _normal(machine, 1, frames, 1, dim, dtype=torch.float32)
+    shift = normal(machine, 1, frames, 1, dim, dtype=torch.float32)
     rope = _rope(config, window, machine)
     norm3 = block.norm3
     attention = block.self_attn
@@ -217,11 +209,11 @@ def measure_parts(
     }
     for part, (times, flops, run) in parts.items():
         row = Row(name=part, group=group, flops=flops or None, facts={"in_a_block": times})
-        _timed(record, scale, row, run)
+        timed(record, scale, row, run)
     packed, _ = one_block(config, machine, packed=True)
     layers = [layer for layer in packed.modules() if isinstance(layer, ScaledLinear)]
     row = Row(name="unpacking 8-bit weights", group=group, facts={"in_a_block": 1})
-    _timed(record, scale, row, lambda: [x.unpacked_weight(machine.compute) for x in layers])
+    timed(record, scale, row, lambda: [x.unpacked_weight(machine.compute) for x in layers])
     if machine.is_cuda:
         layers[0].products = True
         row = Row(
@@ -230,144 +222,4 @@ def measure_parts(
             flops=2 * count * dim**2,
             facts={"in_a_block": 6},
         )
-        _timed(record, scale, row, lambda: layers[0](flat))
-
-
-def decoder_levels(scale: Scale) -> list[tuple[Level, int, int, int]]:
-    """Give the levels of Stage II's decoder with frames, height and width of a later chunk."""
-    config = scale.detail_vae
-    space = config.compression.space
-    frames, height, width = 1, scale.output.height // space, scale.output.width // space
-    levels: list[tuple[Level, int, int, int]] = []
-    for level in config.decoder_levels:
-        levels.append((level, frames, height, width))
-        frames *= level.time
-        height, width = height * level.space, width * level.space
-    return levels
-
-
-def measure_convolutions(record: Record, scale: Scale) -> None:
-    """Measure the convolutions of Stage II's decoder at each level, in several forms."""
-    machine = record.machine
-    for index, (level, frames, height, width) in enumerate(decoder_levels(scale)):
-        dim = level.dim
-        group = f"decoder level {index}: {dim} channels, {frames} frames of {width}x{height}"
-        flops = 2 * 27 * dim**2 * frames * height * width
-        features = _normal(machine, 1, dim, frames + 2, height, width)
-        conv = CausalConv3d(dim, dim, (3, 3, 3)).to(machine.device, machine.compute)
-        conv.requires_grad_(False)
-        first = features, conv.weight.data
-        last = [each.contiguous(memory_format=torch.channels_last_3d) for each in first]
-        ways: dict[str, Callable[[], object]] = {
-            "conv3d, channels last (ours)": partial(_convolve, conv, last[0], last[1]),
-            "conv3d, channels first": partial(_convolve, conv, *first),
-            "three conv2d, channels last": partial(in_planes, last[0], last[1], frames=frames),
-        }
-        for name, run in ways.items():
-            _timed(record, scale, Row(name=name, group=group, flops=flops), run)
-        if machine.is_cuda:
-            row = Row(name="conv3d, channels last, the fastest algorithm", group=group)
-            run = partial(_tried_out, ways["conv3d, channels last (ours)"])
-            _timed(record, scale, replace(row, flops=flops), run)
-        _measure_rest(record, scale, group, level, last[0][:, :, :frames])
-
-
-def _convolve(conv: CausalConv3d, features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Convolve as the VAE does, with a weight in some layout."""
-    conv.weight.data = weight
-    return conv(features)
-
-
-def in_planes(features: torch.Tensor, weight: torch.Tensor, *, frames: int) -> torch.Tensor:
-    """Convolve over time and space as a sum of convolutions of pictures."""
-    out: torch.Tensor | None = None
-    for tap in range(weight.shape[2]):
-        pictures = features[0, :, tap : tap + frames].transpose(0, 1)
-        kernel = weight[:, :, tap].contiguous(memory_format=torch.channels_last)
-        made = F.conv2d(pictures, kernel, padding=1)
-        out = made if out is None else out.add_(made)
-    assert out is not None, "a kernel has taps"
-    return out.transpose(0, 1)[None]
-
-
-def _tried_out(run: Callable[[], object]) -> object:
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        return run()
-
-
-def _measure_rest(
-    record: Record, scale: Scale, group: str, level: Level, features: torch.Tensor
-) -> None:
-    """Measure what stands between a level's convolutions."""
-    machine = record.machine
-    norm = RMSNorm(level.dim).to(machine.device).requires_grad_(False)
-    _timed(record, scale, Row(name="norm", group=group), lambda: norm(features))
-    _timed(
-        record, scale, Row(name="activation", group=group), lambda: F.silu(features, inplace=True)
-    )
-    if level.space == 2:
-        picture = features[:, :, 0]
-        _timed(
-            record,
-            scale,
-            Row(name="doubled sides of one frame", group=group),
-            lambda: DoubleSides()(picture),
-        )
-    if level.factor > 1 and scale.detail_vae.residual:
-        _, _, frames, height, width = features.shape
-        size = (1, level.dim, frames * level.time, height * level.space, width * level.space)
-        out = torch.zeros(size, device=machine.device, dtype=machine.compute)
-        out = out.contiguous(memory_format=torch.channels_last_3d)
-        coarse = _normal(machine, 1, level.in_dim, frames, height, width)
-        coarse = coarse.contiguous(memory_format=torch.channels_last_3d)
-        _timed(
-            record,
-            scale,
-            Row(name="shortcut of duplicates", group=group),
-            lambda: add_duplicates(out, coarse, level),
-        )
-
-
-def measure_host(record: Record, scale: Scale) -> None:
-    """Measure what is done outside of models for each chunk of 4 frames."""
-    machine, output, group = record.machine, scale.output, "host, for 4 frames"
-    runtime = Runtime(device=machine.device, precision=precision_of(machine))
-    small = motion_shape(output)
-    clip = torch.rand(4, small.height, small.width, 3)
-    large = torch.rand(4, output.height, output.width, 3)
-    size = (1, 3, 4, output.height, output.width)
-    pixels = torch.rand(size, device=machine.device, dtype=machine.compute) * 2 - 1
-    carrying = enlarging(to_clip(pixels)[0], 1.0)
-    works: dict[str, Callable[[], object]] = {
-        "enlarging the motion clip": lambda: fit_clip(
-            clip, height=output.height, width=output.width
-        ),
-        "enlarging it with detail": lambda: carrying(clip.to(machine.device)),
-        "pixels to the device": lambda: to_pixels(large, runtime),
-        "pixels from the device": lambda: to_clip(pixels),
-    }
-    for name, run in works.items():
-        _timed(record, scale, Row(name=name, group=group), run)
-    for name, faint in (("H.264, a still picture", 0.0), ("H.264, faint noise", 0.02)):
-        frames = (0.5 + faint * torch.randn(large.shape)).clamp(0, 1)
-        record.attempt(name, partial(_encode, name, group, frames, output), group=group)
-
-
-def _encode(name: str, group: str, frames: torch.Tensor, output: PixelShape) -> Row:
-    """Encode 16 frames, and give the time for 4."""
-    from swift_core.media.codecs import VideoCodec
-    from swift_core.media.video_write import VideoWriter
-
-    with tempfile.TemporaryDirectory() as folder:
-        writer = VideoWriter(
-            Path(folder) / "clip.mp4",
-            codec=VideoCodec.H264,
-            frames_per_second=Fraction(16),
-            height=output.height,
-            width=output.width,
-        )
-        begin = time.perf_counter()
-        with writer:
-            for _ in range(4):
-                writer.write(frames)
-        return Row(name=name, group=group, seconds=(time.perf_counter() - begin) / 4)
+        timed(record, scale, row, lambda: layers[0](flat))

@@ -4,10 +4,12 @@ So a run that is cut off keeps what it has, and a row that fails says so and sto
 """
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +60,20 @@ class Record:
     """The rows of one part, in one file.
 
     Args:
-        path: rewritten after each row.
+        path: rewritten after each row; if there is a file by that name, NAME-2 is taken, NAME-3 ...
         part: its name.
         scale: at what size it is measured.
     """
 
     def __init__(self, path: Path, part: str, scale: Scale, machine: Machine) -> None:
-        self.path = path
+        self.path = _free_name(path)
         self.machine = machine
         self.rows: list[Row] = []
         self._head: dict[str, Any] = {
             "part": part,
             "scale": scale.name,
-            "command": " ".join(["python -m benchmarks.full", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "benchmarks.full", *sys.argv[1:]]),
+            "began": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "machine": machine.describe(),
             "ceiling_flops": machine.ceiling_flops(scale.ceiling_side),
             "complete": False,
@@ -83,24 +86,35 @@ class Record:
         return self._head["ceiling_flops"]
 
     def put(self, row: Row) -> None:
-        """Add a row, in place of an earlier one of that name and group; say it, and keep it."""
+        """Add a row, in place of an earlier one of that name and group, and keep it."""
         key = (row.group, row.name)
         self.rows = [old for old in self.rows if (old.group, old.name) != key] + [row]
         self._write()
 
-    def attempt(self, name: str, measure: Callable[[], Row | None], *, group: str = "") -> None:
-        """Measure, and add the row; whatever goes wrong becomes a row that says so."""
+    def say(self, row: Row) -> None:
+        """Add a row, and print it."""
+        self.put(row)
+        print(self.sentence(row), flush=True)
+
+    def attempt(self, name: str, measure: Callable[[], Row | None], *, group: str = "") -> bool:
+        """Measure, and add the row; whatever goes wrong becomes a row that says so.
+
+        Args:
+            measure: what adds its rows by itself gives None.
+
+        Returns:
+            Whether nothing went wrong.
+        """
         self.machine.clear()
         try:
             row = measure()
         except Exception as error:  # noqa: BLE001 - packages of any version, and their compilers
             traceback.print_exc(limit=-4)
-            lines = str(error).splitlines() or [""]
-            row = Row(name=name, group=group, error=f"{type(error).__name__}: {lines[0][:300]}")
+            row = Row(name=name, group=group, error=short_reason(error))
         if row is not None:
-            self.put(row)
-            print(self.sentence(row), flush=True)
+            self.say(row)
         self.machine.clear()
+        return row is None or not row.error
 
     def sentence(self, row: Row) -> str:
         """Say a row in a line."""
@@ -128,3 +142,18 @@ class Record:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)
+
+
+def short_reason(error: Exception) -> str:
+    """Say in a line what went wrong."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def _free_name(path: Path) -> Path:
+    """Find a name that no earlier run of the part has taken: its rows are not written over."""
+    found, count = path, 1
+    while found.exists():
+        count += 1
+        found = path.with_stem(f"{path.stem}-{count}")
+    return found

@@ -15,6 +15,7 @@ class Scale:
         name: ``full`` or ``small``.
         output: the video; its length is the first of ``lengths``.
         lengths: pixel frames of whole runs, the one that others are compared with first.
+        warm_up_frames: of a run before them that does not count.
         caps_gib: memory of the cards that are played, beside the whole card.
         ceiling_side: of the square matrices whose product gives the ceiling.
         repeats: how often a short piece is run; the median counts.
@@ -27,6 +28,7 @@ class Scale:
     detail_vae: VAEConfig
     output: PixelShape
     lengths: tuple[int, ...]
+    warm_up_frames: int
     caps_gib: tuple[float, ...]
     ceiling_side: int
     repeats: int
@@ -44,6 +46,7 @@ FULL = Scale(
     detail_vae=WAN22_VAE,
     output=PixelShape(pixel_frames=81, height=1408, width=2560),
     lengths=(81, 241, 161),
+    warm_up_frames=25,  # two segments: both shapes of window that longer videos have
     caps_gib=(24, 16, 12),
     ceiling_side=8192,
     repeats=5,
@@ -59,6 +62,7 @@ SMALL = Scale(
     detail_vae=replace(WAN22_VAE, encoder_dim=16, decoder_dim=16),
     output=PixelShape(pixel_frames=9, height=128, width=192),
     lengths=(9, 17),
+    warm_up_frames=5,
     caps_gib=(0.13,),
     ceiling_side=512,
     repeats=2,

@@ -18,7 +18,7 @@ from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.bands import WHOLE, Banding
 from swift_core.vae.causal import TailCache
 from swift_core.vae.config import VAEConfig
-from swift_core.vae.memory import decode_peak, encode_peak, plan_decode, plan_encode
+from swift_core.vae.memory import VaePlan, decode_peak, encode_peak, plan_decode, plan_encode
 from swift_core.vae.work import vae_work
 
 from .pieces import windows
@@ -55,7 +55,8 @@ def measure_stages(record: Record, scale: Scale, profiler: Profiler) -> None:
         ("motion VAE", scale.motion_vae, small),
         ("detail VAE", scale.detail_vae, scale.output),
     ):
-        _measure_vae(record, scale, name, config, shape, profiler)
+        measure = partial(_measure_vae, record, scale, name, config, shape, profiler)
+        record.attempt("set-up", measure, group=f"{name}: one chunk")
 
 
 def _measure_dit(
@@ -87,7 +88,6 @@ def _measure_dit(
         prompt = dit.read_prompt(text.to(machine.device, machine.compute))
         timestep = torch.full((1, window.latent_frames), 937.5)
         positions = range(window.latent_frames)
-        machine.reset_peak()
 
         def step() -> torch.Tensor:
             return dit(latent, timestep, prompt, positions=positions)
@@ -95,7 +95,10 @@ def _measure_dit(
         finite = bool(step().isfinite().all())
         seconds = machine.seconds_of(step, repeats=STEPS, warm_ups=1)
         peak = machine.peak_nbytes()
-        profiler.look(f"{name}: {label}", step, machine)
+        notes = [
+            "" if finite else "what came out is not finite",
+            profiler.look(f"{name}: {label}", step, machine),
+        ]
         working = Step(window=window).nbytes(config, compute=machine.compute)
         return Row(
             name=label,
@@ -106,7 +109,7 @@ def _measure_dit(
             peak_nbytes=peak,
             predicted_nbytes=weights + working,
             facts={"weights_nbytes": weights, "steps": STEPS},
-            note="" if finite else "what came out is not finite",
+            note="; ".join(filter(None, notes)),
         )
 
     record.attempt(label, measure, group=f"{name}: one step")
@@ -129,18 +132,8 @@ def _measure_vae(
         vae = vae or slot.load(precision_of(machine)).to(machine.device)
         return vae
 
-    bandings: dict[str, dict[Banding, str]] = {"decode": {}, "encode": {}}
-    for plan, found in ((plan_decode, bandings["decode"]), (plan_encode, bandings["encode"])):
-        found[WHOLE] = "whole frames"
-        for gib in scale.caps_gib:
-            budget = Cap(gib=gib).budget_nbytes
-            try:
-                chosen = plan(config, shape, compute=machine.compute, budget_nbytes=budget)
-            except BudgetError:  # the whole run under that cap says so
-                continue
-            found.setdefault(chosen.banding, f"bands as {gib:g} GiB want")
-    for kind, found in bandings.items():
-        for banding, words in found.items():
+    for kind, plan in (("decode", plan_decode), ("encode", plan_encode)):
+        for banding, words in bandings(plan, scale, config, shape, machine.compute).items():
             group = f"{name}: one chunk"
             row = Row(name=f"{kind}, {words}", group=group)
             measure = _Chunk(
@@ -151,6 +144,29 @@ def _measure_vae(
                 lambda kind=kind, row=row, measure=measure: measure.run(kind, row, loaded()),
                 group=group,
             )
+
+
+def bandings(
+    plan: Callable[..., VaePlan],
+    scale: Scale,
+    config: VAEConfig,
+    shape: PixelShape,
+    compute: torch.dtype,
+) -> dict[Banding, str]:
+    """Give the ways in which a VAE runs, uncapped and on smaller cards, as the product chooses.
+
+    On those the weights are beside the work: see ``swift_core.stages.fit``.
+    """
+    weights = decode_peak(config, shape.height, shape.width, compute, WHOLE).weights_nbytes
+    found = {WHOLE: "whole frames"}
+    for gib in scale.caps_gib:
+        room = Cap(gib=gib).budget_nbytes - weights
+        try:
+            chosen = plan(config, shape, compute=compute, budget_nbytes=room)
+        except BudgetError:  # the whole run under that cap says so
+            continue
+        found.setdefault(chosen.banding, f"bands as {gib:g} GiB want")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +206,9 @@ class _Chunk:
 
         seconds = machine.seconds_of(work, repeats=3, warm_ups=1)
         most = machine.peak_nbytes()
-        self.profiler.look(f"{row.group}, {row.name}", work, machine)
         return replace(
             row,
+            note=self.profiler.look(f"{row.group}, {row.name}", work, machine),
             seconds=seconds,
             flops=flops,
             peak_nbytes=most,

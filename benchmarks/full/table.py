@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .marks import AIM_SHARE, Data, judge, uncapped_group
-from .whole import GIB, WHOLE_RUN
+from .marks import AIM_SHARE, judge, uncapped_group
+from .places import Data, Place, latest, places
+from .whole import GIB
 
 COLUMNS = (
     "",
@@ -51,11 +52,11 @@ def make_table(parts: Sequence[Data]) -> str:
     marks = judge(parts)
     if marks:
         lines += ["## Marks", "", *_grid(("mark", "measured", "", "why"), _mark_cells(marks)), ""]
-    ratios = list(_ratio_cells(parts))
+    ratios = [cells for place in places(parts) for cells in _ratio_cells(place)]
     if ratios:
         head = ("run", "seconds", "x uncapped", "peak GiB", "PCIe GB", "hidden")
         lines += ["## Smaller cards", "", *_grid(head, ratios), ""]
-    for part in parts:
+    for part in latest(parts):
         lines += _part_lines(part)
     return "\n".join(lines) + "\n"
 
@@ -75,8 +76,8 @@ def _part_lines(part: Data) -> list[str]:
         "",
         f"`{part['command']}` on {where}; torch {machine['torch']}, CUDA {machine.get('cuda')}, "
         f"cuDNN {machine.get('cudnn')}, {packages}; commit {machine['commit']}; "
-        f"{part['scale']} size; ceiling {ceiling / 1e12:.1f} TFLOP/s, of which "
-        f"{AIM_SHARE:.0%} is the aim."
+        f"begun {part.get('began', 'at an unknown time')}; {part['scale']} size; "
+        f"ceiling {ceiling / 1e12:.1f} TFLOP/s, of which {AIM_SHARE:.0%} is the aim."
         + ("" if part["complete"] else " **Cut off before its end.**"),
         "",
     ]
@@ -89,7 +90,7 @@ def _part_lines(part: Data) -> list[str]:
 
 def _cells(row: Data, ceiling: float) -> tuple[str, ...]:
     rate = row["flops"] / row["seconds"] if row["flops"] and row["seconds"] else None
-    facts = ", ".join(f"{name} {_short(value)}" for name, value in row["facts"].items())
+    facts = ", ".join(_fact(name, value) for name, value in row["facts"].items())
     words = "; ".join(part for part in (row["error"], row["note"], facts) if part)
     return (
         row["name"],
@@ -108,21 +109,16 @@ def _cells(row: Data, ceiling: float) -> tuple[str, ...]:
     )
 
 
-def _ratio_cells(parts: Sequence[Data]) -> Iterable[Sequence[str]]:
+def _ratio_cells(place: Place) -> Iterable[Sequence[str]]:
     """Hold each capped run against the one without a cap."""
-    runs = {
-        row["group"]: row
-        for part in parts
-        for row in part["rows"]
-        if row["name"] == WHOLE_RUN and not row["error"]
-    }
+    runs = {run["group"]: run for run in place.runs}
     for run in runs.values():
         base = runs.get(uncapped_group(run)) if "cap_gib" in run["facts"] else None
         if base is None:
             continue
         seconds = run["facts"]["wall_seconds"]
         yield (
-            run["group"],
+            run["group"] + place.name,
             _number(seconds),
             f"{seconds / base['facts']['wall_seconds']:.3f}",
             _number(run["peak_nbytes"], unit=GIB),
@@ -149,5 +145,7 @@ def _number(value: float | None, *, unit: float = 1, digits: int = 2) -> str:
     return "" if value is None else f"{value / unit:.{digits}f}"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, int | float) and "nbytes" in name:
+        return f"{name.replace('nbytes', 'gigabytes')} {value / 1e9:.4g}"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -6,13 +6,14 @@ device gets to them.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 from swift_core.memory.streaming import StreamReport
 from swift_core.progress import Phase, Progress
+from swift_core.stages.fit import StageMemory
 from swift_core.stages.runtime import Runtime
 
 from .machine import Machine, host_peak_nbytes
@@ -41,6 +42,26 @@ class Span:
             return None
         return max(0.0, 1 - self.waited_seconds / self.copy_seconds)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Give what a row has no column for."""
+        facts: dict[str, Any] = {"units": self.units}
+        if self.copy_seconds:
+            facts["copy_seconds"] = self.copy_seconds
+            facts["copy_nbytes_per_second"] = self.copied_nbytes / self.copy_seconds
+        return facts
+
+
+def planned_facts(planned: StageMemory) -> dict[str, Any]:
+    """Give what the plan says of a phase beside its memory on the device.
+
+    What a VAE parks is known from here alone: streaming tells of DiTs only.
+    """
+    facts: dict[str, Any] = {"plan": planned.words}
+    if planned.copied_nbytes:
+        facts["planned_copied_nbytes"] = planned.copied_nbytes
+    return facts
+
 
 class Watch:
     """Listen to a run, and add up what each phase took.
@@ -51,7 +72,7 @@ class Watch:
 
     def __init__(self, machine: Machine, finished: Callable[[Phase], None]) -> None:
         self.spans: dict[Phase, Span] = {}
-        self._machine = machine
+        self.machine = machine
         self._finished = finished
         self._phase: Phase | None = None
         self._loading = self._writing = 0.0
@@ -65,19 +86,19 @@ class Watch:
         phase = progress.phase
         ends = progress.step == progress.steps and progress.segment == progress.segments - 1
         if ends or phase is not self._phase:
-            self._machine.synchronize()
+            self.machine.synchronize()
         span = self.spans.setdefault(phase, Span())
         now = time.perf_counter()
         span.seconds += now - self._last - self._loading - self._writing
         span.load_seconds += self._loading
         span.write_seconds += self._writing
-        span.peak_nbytes = max(span.peak_nbytes, self._machine.peak_nbytes() or 0)
-        span.reserved_nbytes = max(span.reserved_nbytes, self._machine.reserved_nbytes() or 0)
+        span.peak_nbytes = max(span.peak_nbytes, self.machine.peak_nbytes() or 0)
+        span.reserved_nbytes = max(span.reserved_nbytes, self.machine.reserved_nbytes() or 0)
         span.host_nbytes = max(span.host_nbytes, host_peak_nbytes() or 0)
         span.units += 1
         self._phase = phase
         self._loading = self._writing = 0.0
-        self._machine.reset_peak()
+        self.machine.reset_peak()
         self._last = now
         if ends:
             self._finished(phase)
@@ -88,14 +109,14 @@ class Watch:
         if self._is_loading:
             yield
             return
-        self._machine.synchronize()
+        self.machine.synchronize()
         begin = time.perf_counter()
         self._is_loading = True
         try:
             yield
         finally:
             self._is_loading = False
-        self._machine.synchronize()
+        self.machine.synchronize()
         self._loading += time.perf_counter() - begin
 
     @contextmanager
@@ -125,11 +146,11 @@ class Watch:
         *,
         group: str,
         flops: float | None,
-        predicted_nbytes: Mapping[Phase, int],
+        planned: StageMemory | None,
     ) -> Row:
-        """Give what a phase took."""
+        """Give what a phase took, and what the plan says of it."""
         span = self.spans[phase]
-        on_device = self._machine.is_cuda
+        on_device = self.machine.is_cuda
         return Row(
             name=phase.value,
             group=group,
@@ -139,11 +160,11 @@ class Watch:
             write_seconds=span.write_seconds,
             peak_nbytes=span.peak_nbytes if on_device else None,
             reserved_nbytes=span.reserved_nbytes if on_device else None,
-            predicted_nbytes=predicted_nbytes.get(phase),
+            predicted_nbytes=None if planned is None else planned.device_nbytes,
             host_nbytes=span.host_nbytes or None,
             copied_nbytes=span.copied_nbytes,
             hidden_share=span.hidden_share,
-            facts={"units": span.units},
+            facts=span.facts | ({} if planned is None else planned_facts(planned)),
         )
 
 

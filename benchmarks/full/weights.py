@@ -1,15 +1,12 @@
 """Random weights of the true sizes, made in seconds: one block is drawn, the others are like it.
 
-In memory all blocks of a DiT share the drawn block's numbers; on the device each has its own. As
-files they are written out in full, so that reading them is what reading a published model is.
+In memory all blocks of a DiT share the drawn block's numbers; on the device each has its own.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 
@@ -20,10 +17,9 @@ from swift_core.text.words import WordConfig, WordEncoder
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.config import VAEConfig
 from swift_core.vae.layout import prepare
-from swift_core.weights.build import fill_module, islands_of, save_checkpoint
+from swift_core.weights.build import fill_module, islands_of
 from swift_core.weights.model_set import ModelSet
-from swift_core.weights.notes import describe_metadata
-from swift_core.weights.set_file import DEFAULT_RECIPE, SET_FILE, SetFile, write_set_file
+from swift_core.weights.set_file import DEFAULT_RECIPE
 from swift_core.weights.slots import Slot
 from swift_core.weights.unpacking import unpack_weights
 
@@ -39,12 +35,6 @@ _FP8_STEP = 100.0
 
 _HEAD_SCALE = 0.02
 """Of a VAE's last layer: its pictures are then faint noise, which encodes about as fast as film."""
-
-_NAMES = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    _FP8: "F8_E4M3",
-}
 
 
 def precision_of(machine: Machine) -> Precision:
@@ -149,7 +139,8 @@ def vae_slot(config: VAEConfig, machine: Machine, *, name: str) -> Slot[VAEConfi
     )
 
 
-def _words(scale: Scale) -> WordEncoder:
+def words_encoder(scale: Scale) -> WordEncoder:
+    """Give a text encoder: a small one, because it is not measured."""
     words = WordEncoder(WordConfig(buckets=256, text_dim=scale.detail.text_dim))
     return words.eval().requires_grad_(False)
 
@@ -160,7 +151,7 @@ def random_models(scale: Scale, machine: Machine, *, packed: bool) -> ModelSet:
     Args:
         packed: Stage I's experts in 8 bits.
     """
-    words = _words(scale)
+    words = words_encoder(scale)
     return ModelSet(
         name=f"random, {scale.name}",
         description="Random weights of the true shapes.",
@@ -175,63 +166,3 @@ def random_models(scale: Scale, machine: Machine, *, packed: bool) -> ModelSet:
         motion_recipe=DEFAULT_RECIPE,
         detail_recipe=DEFAULT_RECIPE,
     )
-
-
-def write_models(scale: Scale, machine: Machine, folder: Path, *, packed: bool) -> int:
-    """Write a whole set as files, if it is not there yet; give the bytes that were written.
-
-    At full size 41 GB with packed experts; with 16-bit ones both slots name one file, 40 GB.
-    """
-    if (folder / SET_FILE).exists():
-        return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    made = partial(draw, precision=precision_of(machine), device=machine.device)
-    configs: dict[str, Callable[[], tuple[DiTConfig | VAEConfig, Stored]]] = {
-        "motion_high": lambda: (scale.motion, made(scale.motion, packed=packed)),
-        "motion_low": lambda: (scale.motion, made(scale.motion, packed=packed)),
-        "motion_vae": lambda: (scale.motion_vae, made(scale.motion_vae, packed=False)),
-        "detail": lambda: (scale.detail, made(scale.detail, packed=False)),
-        "detail_vae": lambda: (scale.detail_vae, made(scale.detail_vae, packed=False)),
-    }
-    files = {name: f"{name}.safetensors" for name in configs}
-    if not packed:
-        files["motion_low"] = files["motion_high"]
-    written = 0
-    for name in dict.fromkeys(path.removesuffix(".safetensors") for path in files.values()):
-        config, stored = configs[name]()
-        written += write_file(folder / files[name], stored, describe_metadata(config))
-    save_checkpoint(_words(scale), folder / "text.safetensors")
-    write_set_file(
-        folder,
-        SetFile(
-            name=f"random, {scale.name}",
-            description="Random weights of the true shapes.",
-            slots={"text": "text.safetensors", **files},
-        ),
-    )
-    return written
-
-
-def write_file(path: Path, stored: Stored, metadata: Mapping[str, str]) -> int:
-    """Write weights as safetensors, one tensor at a time; shared ones are written each time."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, tensor in stored.items():
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [end, end + tensor.nbytes],
-        }
-        end += tensor.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for content in _bytes_of(stored.values()):
-            file.write(content)
-    return end
-
-
-def _bytes_of(tensors: Iterable[torch.Tensor]) -> Iterable[memoryview]:
-    for tensor in tensors:
-        yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -6,6 +6,7 @@ command line would find free on it.
 """
 
 import argparse
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,13 +21,16 @@ from swift_core.cli.settings import choose_runtime
 from swift_core.cli.videos import open_writer
 from swift_core.geometry import PixelShape
 from swift_core.pipeline import GenerationSettings, generate, plan
-from swift_core.progress import Phase
+from swift_core.progress import Phase, ignore
 from swift_core.segments.plan import SegmentSettings
+from swift_core.stages.fit import StageMemory
 from swift_core.stages.memory import plan_memory
 from swift_core.stages.plan import GenerationPlan, planned_models
 from swift_core.stages.runtime import Runtime
+from swift_core.vae.memory import decode_peak, encode_peak
 from swift_core.weights.model_set import ModelSet
 
+from .heard import heard, in_short
 from .machine import Machine, host_peak_nbytes
 from .rows import Record, Row
 from .watch import Watch, watched
@@ -41,7 +45,7 @@ PLANNED_SHARE = 0.85
 """Of what is free that the command line plans with (``_free_on_card``); the rest is for the work
 space of convolutions and for gaps between tensors."""
 
-WHOLE_RUN = "whole run"
+WHOLE_RUN, WARM_UP = "whole run", "warm-up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,64 @@ class Job:
 
 def run_whole(job: Job, record: Record, folder: Path) -> None:
     """Make a video, and add a row for each phase and one for all."""
-    machine = record.machine
-    settings = GenerationSettings(
+    made = plan(job.models, _settings(job))
+    flops: dict[Phase | None, float] = {phase_of(work.stage): work.flops for work in made.work}
+    options = _options(job, folder)
+
+    def finished(phase: Phase) -> None:
+        row = watch.row(phase, group=job.label, flops=flops.get(phase), planned=planned.get(phase))
+        record.say(row)
+
+    with heard() as warnings:
+        begin = time.perf_counter()
+        planned = _planned(job.models, made, choose_runtime(options, ignore))
+        planning = time.perf_counter() - begin  # the run itself finds its plan ready
+        picture = _picture(job.output)
+        watch = Watch(record.machine, finished)
+        seconds, nbytes = _make(job, picture, watch, options)
+    total = _total(job, watch, seconds + planning, sum(flops.values()))
+    facts = {**total.facts, "plan_seconds": planning, "video_nbytes": nbytes}
+    notes = [] if nbytes is not None else ["frames dropped: PyAV (av) is not installed"]
+    notes += [in_short(warnings)] if warnings else []
+    record.say(replace(total, facts=facts, note="; ".join(notes)))
+
+
+def warm_up(job: Job, record: Record, folder: Path) -> Row:
+    """Make a short video that does not count, so that the next one pays for no first time.
+
+    A first run loads kernels, plans convolutions and locks memory; its phases have no rows, and no
+    mark knows of it.
+    """
+    watch = Watch(record.machine, lambda _phase: None)
+    seconds, _ = _make(job, _picture(job.output), watch, _options(job, folder))
+    return Row(
+        name=WARM_UP,
+        group=job.label,
+        seconds=seconds,
+        facts={"frames": job.output.pixel_frames},
+        note="does not count",
+    )
+
+
+def forget_plans() -> None:
+    """Let the next run find its plan by itself: whoever starts one waits for that."""
+    decode_peak.cache_clear()
+    encode_peak.cache_clear()
+
+
+def _make(
+    job: Job, picture: torch.Tensor, watch: Watch, options: argparse.Namespace
+) -> tuple[float, int | None]:
+    """Make the video as the command line does; give the seconds, and the size of the file."""
+    runtime = watched(choose_runtime(options, watch), watch)
+    frames = generate(job.models, picture, _settings(job), runtime=runtime)
+    nbytes = _write(frames, watch, options, job.output)
+    watch.machine.synchronize()
+    return time.perf_counter() - watch.began, nbytes
+
+
+def _settings(job: Job) -> GenerationSettings:
+    return GenerationSettings(
         output=job.output,
         prompt="a slow zoom in on a cup of coffee",
         seed=0,
@@ -99,40 +159,24 @@ def run_whole(job: Job, record: Record, folder: Path) -> None:
         motion_recipe=job.models.motion_recipe,
         detail_recipe=job.models.detail_recipe,
     )
-    made = plan(job.models, settings)
-    flops = {phase_of(stage.stage): float(stage.flops) for stage in made.work}
-    video = folder / f"{job.label.replace(' ', '-').replace(',', '')}.mp4"
-    options = _options(job, video)
-    picture = _picture(job.output)
-
-    def finished(phase: Phase) -> None:
-        row = watch.row(phase, group=job.label, flops=flops.get(phase), predicted_nbytes=predicted)
-        record.put(row)
-        print(record.sentence(row), flush=True)
-
-    begin = time.perf_counter()
-    predicted = _predicted(job.models, made, choose_runtime(options, lambda _: None))
-    planning = time.perf_counter() - begin  # the run itself finds its plan ready
-    watch = Watch(machine, finished)
-    runtime = watched(choose_runtime(options, watch), watch)
-    frames = generate(job.models, picture, settings, runtime=runtime)
-    nbytes = _write(frames, watch, options, job.output)
-    machine.synchronize()
-    seconds = time.perf_counter() - watch.began
-    total = _total(job, watch, seconds + planning, sum(flops.values()), machine)
-    facts = {**total.facts, "plan_seconds": planning, "video_nbytes": nbytes}
-    note = "" if nbytes is not None else "frames dropped: PyAV (av) is not installed"
-    record.put(replace(total, facts=facts, note=note))
-    print(record.sentence(total), flush=True)
 
 
-def phase_of(stage: str) -> Phase:
-    """Give the phase that the plan means by a stage's name."""
-    return Phase(stage.removesuffix(": encode"))
+def phase_of(stage: str) -> Phase | None:
+    """Give the phase that the plan means by a stage's name; None if nothing is told of it.
+
+    Of a text encoder that is large enough to be planned for, no progress is told.
+    """
+    return next((phase for phase in Phase if phase.value == stage), None)
 
 
-def _options(job: Job, video: Path) -> argparse.Namespace:
+def file_name(label: str) -> str:
+    """Make a label the name of a file."""
+    return re.sub(r"[^\w.]+", "-", label).strip("-")
+
+
+def _options(job: Job, folder: Path) -> argparse.Namespace:
     """Give the options of the command line, as it would have them."""
+    video = folder / f"{file_name(job.label)}.mp4"
     words = list(job.words)
     if job.cap is not None:
         words += ["--memory", str(job.cap.budget_nbytes / 1e9)]
@@ -140,8 +184,10 @@ def _options(job: Job, video: Path) -> argparse.Namespace:
     return make_parser().parse_args([*given, *words])
 
 
-def _predicted(models: ModelSet, made: GenerationPlan, runtime: Runtime) -> dict[Phase, int]:
-    """Give what the plan says of the memory on the device."""
+def _planned(
+    models: ModelSet, made: GenerationPlan, runtime: Runtime
+) -> dict[Phase | None, StageMemory]:
+    """Give what the plan says of memory and copies, phase by phase."""
     if runtime.budget_nbytes is None:
         return {}
     planned = plan_memory(
@@ -150,7 +196,7 @@ def _predicted(models: ModelSet, made: GenerationPlan, runtime: Runtime) -> dict
         runtime.resources(),
         compute=runtime.precision.compute,
     )
-    return {phase_of(name): stage.device_nbytes for name, stage in planned.stages.items()}
+    return {phase_of(name): stage for name, stage in planned.stages.items()}
 
 
 def _picture(output: PixelShape) -> torch.Tensor:
@@ -187,8 +233,8 @@ def _write(
     return nbytes
 
 
-def _total(job: Job, watch: Watch, seconds: float, flops: float, machine: Machine) -> Row:
-    spans = list(watch.spans.values())
+def _total(job: Job, watch: Watch, seconds: float, flops: float) -> Row:
+    machine, spans = watch.machine, list(watch.spans.values())
     loading = sum(span.load_seconds for span in spans)
     writing = sum(span.write_seconds for span in spans) + watch.rest_seconds
     copies = sum(span.copy_seconds for span in spans)
@@ -206,6 +252,9 @@ def _total(job: Job, watch: Watch, seconds: float, flops: float, machine: Machin
             "budget_nbytes": job.cap.budget_nbytes,
             "room_nbytes": job.cap.room_nbytes,
         }
+    if copies:
+        facts["copy_seconds"] = copies
+    on_device = spans if machine.is_cuda else []
     host = [span.host_nbytes for span in spans] + [host_peak_nbytes() or 0]
     return Row(
         name=WHOLE_RUN,
@@ -214,8 +263,8 @@ def _total(job: Job, watch: Watch, seconds: float, flops: float, machine: Machin
         flops=flops,
         load_seconds=loading,
         write_seconds=writing,
-        peak_nbytes=max(span.peak_nbytes for span in spans) if machine.is_cuda else None,
-        reserved_nbytes=max(span.reserved_nbytes for span in spans) if machine.is_cuda else None,
+        peak_nbytes=max((span.peak_nbytes for span in on_device), default=None),
+        reserved_nbytes=max((span.reserved_nbytes for span in on_device), default=None),
         host_nbytes=max(host) or None,
         copied_nbytes=sum(span.copied_nbytes for span in spans),
         hidden_share=max(0.0, 1 - waits / copies) if copies else None,
