@@ -50,7 +50,6 @@ def prepare_shop(options: argparse.Namespace) -> Workshop:
         torch.set_num_threads(options.threads)
     scale = SCALES[options.scale or ("full" if on_gpu else "small")]
     no_budget = options.seconds is None and options.steps is None
-    usual = {task: Budget(seconds=seconds) for task, seconds in scale.seconds.items()}
     return Workshop(
         settings=RunSettings(
             out=options.out,
@@ -62,7 +61,7 @@ def prepare_shop(options: argparse.Namespace) -> Workshop:
         device=device,
         seed=options.seed,
         judge=not options.unjudged,
-        budgets=usual if no_budget else {},
+        budgets=scale.budgets if no_budget else {},
     )
 
 

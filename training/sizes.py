@@ -9,6 +9,8 @@ from swift_core.model.config import DiTConfig
 from swift_core.text.words import WordConfig
 from swift_core.vae.config import VAEConfig
 
+from .loop import Budget
+
 LATENT_CHANNELS = 48
 MASK_CHANNELS = 4
 
@@ -113,8 +115,9 @@ class Scale:
             many that what reaches back through all layers has come to rest.
         motion: diet of Stage I, at the motion clip's size.
         detail: diet of Stage II, at the output's size.
-        seconds: default budget of each recipe. None where models are good before their first step,
-            and what steps change then is a matter of many clips at a time.
+        budgets: of each recipe, where none is given; in steps where machines differ much or are
+            busy. No steps where models are good before the first, and what steps change then is a
+            matter of many clips at a time.
         judged: sizes of the held-out clips that the VAE and Stage II are judged by.
         judged_motion: of those that Stage I is judged by.
     """
@@ -122,14 +125,14 @@ class Scale:
     vae: Diet
     motion: Diet
     detail: Diet
-    seconds: Mapping[str, int]
+    budgets: Mapping[str, Budget]
     judged: tuple[PixelShape, ...]
     judged_motion: PixelShape
 
 
 SMALL = Scale(
     vae=Diet(
-        shapes=(_clip(13, 96, 96), _clip(41, 64, 64), _clip(17, 64, 64)),
+        shapes=(_clip(13, 96, 96), _clip(49, 64, 64), _clip(17, 64, 64)),
         batch=2,
     ),
     motion=Diet(
@@ -139,7 +142,12 @@ SMALL = Scale(
         refresh=8,
     ),
     detail=Diet(shapes=(_clip(13, 192, 128), _clip(13, 256, 160)), batch=2, pool=48, refresh=8),
-    seconds={"vae": 1500, "decoder": 2100, "motion": 0, "detail": 0},
+    budgets={
+        "vae": Budget(steps=1800),
+        "decoder": Budget(steps=2800),
+        "motion": Budget(steps=0),
+        "detail": Budget(steps=0),
+    },
     judged=(_clip(17, 256, 160), _clip(17, 512, 320)),
     judged_motion=_clip(33, 128, 80),
 )
@@ -147,7 +155,7 @@ SMALL = Scale(
 
 FULL = Scale(
     vae=Diet(
-        shapes=(_clip(17, 128, 128), _clip(41, 96, 96), _clip(13, 160, 160)),
+        shapes=(_clip(17, 128, 128), _clip(49, 96, 96), _clip(13, 160, 160)),
         batch=32,
         pool=32,
         refresh=2,
@@ -164,7 +172,7 @@ FULL = Scale(
         pool=40,
         refresh=25,
     ),
-    seconds={"vae": 480, "decoder": 480, "motion": 480, "detail": 480},
+    budgets=dict.fromkeys(("vae", "decoder", "motion", "detail"), Budget(seconds=480)),
     judged=(_clip(33, 256, 160), _clip(33, 512, 320)),
     judged_motion=_clip(49, 128, 80),
 )

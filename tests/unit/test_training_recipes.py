@@ -293,7 +293,7 @@ def test_the_reference_holds_the_picture_as_frame_0():
 
 @pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
 def test_every_recipe_ends(scale):
-    assert set(scale.seconds) == set(recipes.RECIPES) - {"all"}
+    assert set(scale.budgets) == set(recipes.RECIPES) - {"all"}
 
 
 @pytest.mark.parametrize("scale", [SMALL, FULL], ids=["small", "full"])
@@ -322,7 +322,7 @@ def test_all_recipes_make_a_set_that_opens(cache, tmp_path, monkeypatch):
         vae=DIET,
         motion=DIET,
         detail=DIET,
-        seconds={},
+        budgets={},
         judged=(JUDGED,),
         judged_motion=CLIP,
     )
