@@ -44,6 +44,7 @@ from .settings import (
     colours,
     first_picture,
     make_recipe,
+    picture_input,
     read_segment_seeds,
     sampling_inputs,
     side_input,
@@ -82,7 +83,7 @@ class CSG2KSampler(io.ComfyNode):
                     ),
                 ),
                 io.Vae.Input("vae", tooltip="Stage II's VAE: wan2.2_vae, or swift-tiny's own."),
-                io.Image.Input("image", tooltip="The picture; it becomes the first frame."),
+                picture_input(),
                 io.Image.Input(
                     "motion",
                     tooltip=(
@@ -154,9 +155,9 @@ class CSG2KSampler(io.ComfyNode):
                         "resume",
                         default=True,
                         tooltip=(
-                            "Keep finished segments on disk while sampling. After a crash or "
-                            "Cancel the same run goes on where it was; with any other setting, "
-                            "picture or seed it begins anew."
+                            "Keep segments on disk as they are finished. After Cancel, a crash or "
+                            "a decode that failed the same run goes on where it was; with any "
+                            "other setting, picture or seed it begins anew."
                         ),
                     )
                 ),
@@ -228,11 +229,12 @@ class CSG2KSampler(io.ComfyNode):
         observe.start()
         reference = _reference(vae, image, motion, plan, carry, observe)
         observe.lap(Phase.REFERENCE)
-        store = open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference)
-        finished = finished_of(store, plan.segments, reference) if resume else Finished()
+        store = (
+            open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference) if resume else None
+        )
+        finished = finished_of(store, plan.segments, reference)
         latent = sample(reference, finished)
         observe.lap(Phase.REFINE)
-        store.discard()
         resumed = len(finished.targets)
         taken = describe_taken(plan, observe.seconds, carry=carry, resumed=resumed)
         words = f"{whole.describe()}\n{taken}"

@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..swift_core.errors import CheckpointError
 from .host.bundled import BUNDLED, load_bundled
 from .host.files import NONE, list_files
 from .host.loading import WEIGHT_FORMATS
-from .host.own_files import load_own_files
+from .host.own_files import check_chosen, load_own_files
 from .schema import advanced, make_schema
 from .types import DetailModelType, MotionModelType
 
@@ -120,12 +121,50 @@ class LoadSwiftModels(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        models: str | None = BUNDLED,
+        motion_high: str | None = NONE,
+        motion_low: str | None = NONE,
+        motion_vae: str | None = NONE,
+        detail: str | None = NONE,
+        detail_vae: str | None = NONE,
+        text_encoder: str | None = NONE,
+        motion_high_lora: str | None = NONE,
+        motion_low_lora: str | None = NONE,
+        detail_lora: str | None = NONE,
+        motion_high_lora_2: str | None = NONE,
+        motion_low_lora_2: str | None = NONE,
+        detail_lora_2: str | None = NONE,
+    ) -> bool:
+        """Refuse files that are not there, all in one sentence; None is for another node to give.
+
+        ComfyUI leaves its own check of an input out where the input is named here. It would refuse
+        a file that is not there one by one, and where the bundled set is chosen too. What this
+        returned it would show beside each of these inputs; what this raises it shows once.
+        """
+        chosen = dict(locals())
+        del chosen["cls"], chosen["models"]
+        if models is None:
+            return True
+        _check_models(models)
+        if models == MY_FILES:
+            check_chosen(chosen)
+        return True
+
+    @classmethod
     def execute(cls, models: str, memory_gb: float = 0.0, **chosen: Any) -> io.NodeOutput:
         """Load, or refuse before anything large is read."""
+        _check_models(models)
         budget = int(1e9 * memory_gb) or None
         if models == BUNDLED:
             return io.NodeOutput(*load_bundled(budget))
         return io.NodeOutput(*load_own_files(budget_nbytes=budget, **chosen))
+
+
+def _check_models(models: str) -> None:
+    if models not in (BUNDLED, MY_FILES):
+        raise CheckpointError(f'models is {models!r}; choose "{BUNDLED}" or "{MY_FILES}".')
 
 
 def _file(name: str, folder: str, tooltip: str) -> Any:

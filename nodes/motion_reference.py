@@ -27,7 +27,7 @@ from .host.vae import (
     weights_nbytes,
 )
 from .schema import make_schema
-from .settings import first_picture, make_recipe, sampling_inputs, side_input
+from .settings import first_picture, make_recipe, picture_input, sampling_inputs, side_input
 from .types import CoreMotionModel, MotionModelType, OwnMotionModel
 
 
@@ -55,7 +55,7 @@ class MotionReference360P(io.ComfyNode):
                         "high noise (with its LoRA), or TI2V-5B."
                     ),
                 ),
-                io.Image.Input("image", tooltip="The picture; it becomes the first frame."),
+                picture_input(),
                 io.Conditioning.Input(
                     "positive", tooltip="What happens: CLIP Text Encode of your prompt."
                 ),
@@ -138,17 +138,23 @@ class MotionReference360P(io.ComfyNode):
         )
         picture = first_picture(image)
         guidance = Guidance(positive=positive, negative=negative, cfg=settings.recipe.cfg)
+        _check_alone(motion_model, motion_model_low, vae)
         if isinstance(motion_model, OwnMotionModel):
-            if motion_model_low is not None or vae is not None:
-                raise CheckpointError(
-                    "motion_model brings its own VAE and experts: disconnect motion_model_low and "
-                    "vae, or connect a core MODEL."
-                )
             clip = _own(motion_model, picture, guidance, settings)
         else:
             models = _core_models(motion_model, motion_model_low, vae)
             clip = _core(models, picture, guidance, settings)
         return io.NodeOutput(clip)
+
+
+def _check_alone(model: Any, low: Any, vae: Any) -> None:
+    """Refuse what is connected beside a motion model of our loader, which has it all."""
+    of_loader = isinstance(model, (OwnMotionModel, CoreMotionModel))
+    if of_loader and (low is not None or vae is not None):
+        raise CheckpointError(
+            "motion_model brings its own VAE and experts: disconnect motion_model_low and vae, or "
+            "connect a core MODEL."
+        )
 
 
 def _own(models: OwnMotionModel, picture: Any, guidance: Guidance, settings: MotionSettings) -> Any:

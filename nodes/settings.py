@@ -72,7 +72,11 @@ def sampling_inputs() -> list[Any]:
             min=0,
             max=MOST_SEED,
             control_after_generate=True,
-            tooltip="Of all noise; the same seed gives the same clip whatever the segments.",
+            tooltip=(
+                "Of all noise; the same seed gives the same clip whatever the segments. Only with "
+                "'control after generate' at fixed does pressing Run again go on with a run that "
+                "was stopped."
+            ),
         ),
     ]
 
@@ -129,6 +133,14 @@ def side_input(name: str, *, default: int, tooltip: str, least: int = 16, step: 
     """Describe a width or height in pixels."""
     return io.Int.Input(
         name, default=default, min=least, max=LARGEST_SIDE, step=step, tooltip=tooltip
+    )
+
+
+def picture_input() -> Any:
+    """Describe the picture."""
+    return io.Image.Input(
+        "image",
+        tooltip="The picture; it becomes the first frame. Of several in a batch it is the first.",
     )
 
 

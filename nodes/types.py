@@ -52,6 +52,15 @@ class CoreMotionModel:
     low: Any | None
     vae: Any
 
+    def get_models(self) -> list[Any]:
+        """List the patchers, for a ComfyUI that keeps what the prompt at hand uses."""
+        experts = [self.high] if self.low is None else [self.high, self.low]
+        return [*experts, self.vae.patcher]
+
+    def is_dynamic(self) -> bool:
+        """Tell a ComfyUI that streams weights whether it does so with all of these."""
+        return all(model.is_dynamic() for model in self.get_models())
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnDetailModel:

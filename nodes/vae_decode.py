@@ -11,6 +11,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..swift_core.errors import MediaError
 from ..swift_core.media.background import BackgroundWriter
 from ..swift_core.media.codecs import CODECS, WORST_QUALITY, VideoCodec
 from ..swift_core.media.video_write import VideoWriter
@@ -132,12 +133,21 @@ class VAEDecodeToVideo(io.ComfyNode):
             frames_per_second=Fraction(fps).limit_denominator(1001),
             height=shape.height,
             width=shape.width,
-            quality=None if quality < 0 else quality,
+            quality=_quality(chosen, quality),
         )
         with BackgroundWriter(writer) as background:
             for chunk in decode_stream(latent, vae, observe=_observer(latent)):
                 background.write(chunk)
         return io.NodeOutput(written_video(path))
+
+
+def _quality(codec: VideoCodec, quality: int) -> int | None:
+    """Read the widget; it cannot be left out, as the core's own message would have it."""
+    if quality < 0:
+        return None
+    if CODECS[codec].quality is None:
+        raise MediaError(f"{codec.value} has one quality only: set quality to -1.")
+    return quality
 
 
 def _observer(latent: Float[Tensor, "1 c t h w"]) -> NodeProgress:

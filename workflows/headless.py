@@ -1,6 +1,7 @@
 """Make a video with a running ComfyUI, from a program and without its page.
 
     python workflows/headless.py photo.jpg "slow zoom in" video.mp4 --seed 7
+    python workflows/headless.py photo.jpg "" video.mp4 --graph your-own-motion --clip clip.mp4
 
 It uploads the picture, puts picture, prompt and seed into a graph of `workflows/api/`, queues it,
 shows the progress that ComfyUI tells over its websocket, and fetches the video. It needs aiohttp,
@@ -28,22 +29,49 @@ class FailedError(Exception):
 
 
 def node_called(graph: Graph, title: str) -> str:
-    """Give the id of the node with a title, as the graph shows it on the page."""
-    return next(name for name, node in graph.items() if node["_meta"]["title"] == title)
+    """Give the id of the node with a title, as the graph shows it on the page.
+
+    Raises:
+        FailedError: there is none.
+    """
+    for name, node in graph.items():
+        if node["_meta"]["title"] == title:
+            return name
+    raise FailedError(f'this graph has no node "{title}"')
 
 
-def fill_in(graph: Graph, *, picture: str, prompt: str, **everywhere: int) -> None:
-    """Put in what is different in every run: the rest wherever a node has an input of that name."""
-    graph[node_called(graph, "Your picture")]["inputs"]["image"] = picture
-    graph[node_called(graph, "What happens")]["inputs"]["text"] = prompt
-    for node in graph.values():
-        node["inputs"] |= {
-            name: everywhere[name] for name in everywhere.keys() & node["inputs"].keys()
-        }
+def inputs_of(graph: Graph, title: str) -> dict[str, Any]:
+    """Give the inputs of the node with a title, to be changed."""
+    return graph[node_called(graph, title)]["inputs"]
+
+
+def put_everywhere(graph: Graph, name: str, value: int) -> None:
+    """Put a value wherever a node has an input of that name.
+
+    Raises:
+        FailedError: none has.
+    """
+    found = [node["inputs"] for node in graph.values() if name in node["inputs"]]
+    if not found:
+        raise FailedError(f"this graph has no {name}")
+    for inputs in found:
+        inputs[name] = value
+
+
+async def fill_in(session: Session, graph: Graph, options: argparse.Namespace) -> None:
+    """Put in what is different in every run; what is not given stays as the graph has it."""
+    inputs_of(graph, "What happens")["text"] = options.prompt
+    put_everywhere(graph, "seed", options.seed)
+    if options.frames is not None:
+        put_everywhere(graph, "pixel_frames", options.frames)
+    if options.clip is not None:
+        clip = inputs_of(graph, "Your clip")
+        clip["file"] = await upload(session, options.clip)
+    inputs_of(graph, "Your picture")["image"] = await upload(session, options.picture)
 
 
 async def upload(session: Session, path: Path) -> str:
-    """Put a file into ComfyUI's input folder; give the name that LoadImage knows it by."""
+    """Put a file into ComfyUI's input folder; give the name that loaders know it by."""
     form = aiohttp.FormData({"overwrite": "true"})
     form.add_field("image", path.read_bytes(), filename=path.name)
     async with session.post("/upload/image", data=form) as answer:
@@ -127,9 +155,7 @@ async def make_video(options: argparse.Namespace) -> None:
     graph: Graph = json.loads((API / f"{options.graph}.json").read_text(encoding="utf-8"))
     client = uuid.uuid4().hex
     async with Session(options.server, raise_for_status=True) as session:
-        picture = await upload(session, options.picture)
-        numbers = {"seed": options.seed, "pixel_frames": options.frames}
-        fill_in(graph, picture=picture, prompt=options.prompt, **numbers)
+        await fill_in(session, graph, options)
         # Listen first: a run whose parts are all known already ends at once.
         address = f"/ws?clientId={client}"
         async with session.ws_connect(address, max_msg_size=0) as socket:
@@ -145,7 +171,8 @@ def main() -> int:
     read.add_argument("prompt")
     read.add_argument("video", type=Path)
     read.add_argument("--seed", type=int, default=7)
-    read.add_argument("--frames", type=int, default=49, help="4n+1")
+    read.add_argument("--frames", type=int, help="4n+1; else as many as the graph says")
+    read.add_argument("--clip", type=Path, help="a video, for a graph that takes its motion")
     read.add_argument("--graph", default="swift-tiny", help="a name in workflows/api")
     read.add_argument("--server", default="http://127.0.0.1:8188")
     options = read.parse_args()

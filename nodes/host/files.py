@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -49,21 +51,54 @@ def inspect_file(slot: str, folder: str, name: str) -> Checkpoint:
     Raises:
         CheckpointError: if it is none, or cannot be read.
     """
-    path = folder_paths.get_full_path(folder, name)
+    path = find_file(folder, name)
     if path is None:
-        raise CheckpointError(
-            f"{slot}: {name} is not in ComfyUI's {folder} folder; put it there, press R, and "
-            "choose again."
-        )
+        raise _absent([(slot, folder, name)])
     try:
-        return look_into(Path(path))
+        return look_into(path)
     except CheckpointError as error:
-        if slot in _MODEL_INPUTS and _begins_as_gguf(Path(path)):
+        if slot in _MODEL_INPUTS and _begins_as_gguf(path):
             raise CheckpointError(
                 f"{slot}: {name} is a GGUF file, which this loader does not read; load it with a "
                 f"GGUF loader node, and connect its MODEL to {_MODEL_INPUTS[slot]}."
             ) from error
         raise CheckpointError(f"{slot}: {error}") from error
+
+
+def check_there(chosen: Iterable[tuple[str, str, Any]]) -> None:
+    """Refuse files that are not in their folders, all with one sentence.
+
+    Args:
+        chosen: slot, folder and name of each.
+
+    Raises:
+        CheckpointError: naming those that are not there.
+    """
+    absent = [
+        (slot, folder, name) for slot, folder, name in chosen if find_file(folder, name) is None
+    ]
+    if absent:
+        raise _absent(absent)
+
+
+def find_file(folder: str, name: Any) -> Path | None:
+    """Find a file in one of ComfyUI's model folders, and nowhere else; programs send anything."""
+    try:
+        path = folder_paths.get_full_path(folder, name)
+    except (TypeError, ValueError):  # no text, or a place on another drive
+        return None
+    return None if path is None else Path(path)
+
+
+def _absent(files: list[tuple[str, str, Any]]) -> CheckpointError:
+    named = ", ".join(
+        f"{slot}: {name} is not in ComfyUI's {folder} folder" for slot, folder, name in files
+    )
+    what = "it" if len(files) == 1 else "them"
+    return CheckpointError(
+        f"{named}; put {what} there and press R, choose another file, or set models to "
+        '"swift-tiny (bundled)".'
+    )
 
 
 def _begins_as_gguf(path: Path) -> bool:

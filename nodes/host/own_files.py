@@ -10,7 +10,15 @@ from typing import Any
 from ...swift_core.errors import CheckpointError
 from ...swift_core.weights.checkpoint import Checkpoint
 from ..types import CoreMotionModel
-from .files import NONE, check_dit, check_lora, check_text_encoder, check_vae, inspect_file
+from .files import (
+    NONE,
+    check_dit,
+    check_lora,
+    check_text_encoder,
+    check_there,
+    check_vae,
+    inspect_file,
+)
 from .loading import WEIGHT_FORMATS, load_model, load_text_encoder, load_vae
 from .loras import ChosenLora, add_lora
 
@@ -23,6 +31,13 @@ _SLOTS = {
 }
 
 _LORA_SLOTS = ("motion_high", "motion_low", "detail")
+
+FOLDERS = {
+    **_SLOTS,
+    "text_encoder": "text_encoders",
+    **{f"{slot}_lora{turn}": "loras" for slot in _LORA_SLOTS for turn in ("", "_2")},
+}
+"""ComfyUI's folder for the file of every slot."""
 
 STAGE1 = "an image-to-video DiT (36 or 48 input channels)"
 STAGE2 = "a DiT with 48 or 96 input channels"
@@ -64,7 +79,7 @@ def load_own_files(
         )
     _check_motion(files)
     _check_detail(files)
-    loras = {slot: _loras(slot, chosen, files[slot]) for slot in _LORA_SLOTS if slot in files}
+    loras = {slot: _loras(slot, chosen, files.get(slot)) for slot in _LORA_SLOTS}
     text = None
     if text_encoder != NONE:
         text = inspect_file("text_encoder", "text_encoders", text_encoder)
@@ -82,14 +97,32 @@ def load_own_files(
     return motion, opened.model("detail"), opened.vae("detail_vae"), clip
 
 
-def _loras(slot: str, chosen: Mapping[str, Any], dit: Checkpoint) -> tuple[ChosenLora, ...]:
+def check_chosen(chosen: Mapping[str, Any]) -> None:
+    """Refuse files that are not there, before anything runs; what they are is looked at later.
+
+    Args:
+        chosen: file names by slot, ``"none"`` for none; None where another node will give the name.
+
+    Raises:
+        CheckpointError: naming all that are not there.
+    """
+    names = {slot: name for slot, name in chosen.items() if name not in (NONE, None)}
+    check_there((slot, FOLDERS[slot], name) for slot, name in names.items())
+
+
+def _loras(slot: str, chosen: Mapping[str, Any], dit: Checkpoint | None) -> tuple[ChosenLora, ...]:
     """Look into the LoRAs of a slot: those that do anything, in turn."""
     found: list[ChosenLora] = []
     for place in (f"{slot}_lora", f"{slot}_lora_2"):
         name, strength = chosen.get(place, NONE), chosen.get(f"{place}_strength", 1.0)
-        if name != NONE and strength != 0:
-            file = inspect_file(place, "loras", name)
-            found.append(check_lora(place, file, strength, dit))
+        if name == NONE or strength == 0:
+            continue
+        if dit is None:
+            raise CheckpointError(
+                f"{place}: {name} is chosen, but {slot}, which it is for, is none: choose a model "
+                f"there, or set {place} to none."
+            )
+        found.append(check_lora(place, inspect_file(place, "loras", name), strength, dit))
     return tuple(found)
 
 

@@ -18,6 +18,7 @@ from ...swift_core.errors import BudgetError, CheckpointError
 from ...swift_core.memory.host import free_host_nbytes
 from ...swift_core.model.config import DiTConfig
 from ...swift_core.progress import Phase
+from ...swift_core.stages.fit import in_gb
 from ...swift_core.stages.plan import PUBLISHED_MODELS, GenerationPlan
 from ...swift_core.stages.resources import Resources
 from ...swift_core.stages.run_plan import RunPlan, plan_run
@@ -50,7 +51,8 @@ def describe_for_card(made: GenerationPlan) -> str:
     """Say what a run of Wan2.2's models will be on ComfyUI's card.
 
     What does not fit this card is said as the last line, and is no error: the plan may be for other
-    models, or another card. VAEs on the CPU are not bounded.
+    models, or another card. So is what wants more host memory than is free: until the run there may
+    be. VAEs on the CPU are not bounded.
     """
     speed = card_speed()
     device = comfy.model_management.vae_device()
@@ -65,6 +67,9 @@ def describe_for_card(made: GenerationPlan) -> str:
     try:
         return plan_run(PUBLISHED_MODELS, made, resources, compute=compute).describe()
     except BudgetError as error:
+        roomier = _with_more_host_memory(PUBLISHED_MODELS, made, resources, compute)
+        if roomier is not None:
+            return f"{roomier.describe()}\nmemory    by then {_host_memory(roomier, resources)}"
         unbounded = Resources(speed=speed)
         plan = plan_run(PUBLISHED_MODELS, made, unbounded, compute=compute)
         return f"{plan.describe()}\nmemory    not on this card: {error}"
@@ -89,6 +94,9 @@ def stage2_models(detail_model: Any, vae: Any) -> PlannedModels:
 def plan_with_vae(models: PlannedModels, made: GenerationPlan, vae: Any) -> RunPlan:
     """Plan a run whose VAE is a VAE input, in the memory that it may take.
 
+    How much host memory is free may change until it is wanted, and with less than that a run is
+    only slower: so that alone refuses nothing.
+
     Raises:
         BudgetError: if encode or decode do not fit, saying what would.
     """
@@ -98,8 +106,37 @@ def plan_with_vae(models: PlannedModels, made: GenerationPlan, vae: Any) -> RunP
         dits=DITS,
         speed=card_speed(),
     )
+    compute = vae_precision(vae).compute
     with saying_what_helps(budget_of(vae)):
-        return plan_run(models, made, resources, compute=vae_precision(vae).compute)
+        try:
+            return plan_run(models, made, resources, compute=compute)
+        except BudgetError:
+            roomier = _with_more_host_memory(models, made, resources, compute)
+            if roomier is None:
+                raise
+    _log.warning(
+        "SwiftI2V: %s; parking the VAE's state may be slow", _host_memory(roomier, resources)
+    )
+    return roomier
+
+
+def _with_more_host_memory(
+    models: PlannedModels, made: GenerationPlan, resources: Resources, compute: torch.dtype
+) -> RunPlan | None:
+    """Plan a run as if host memory had no end; None if that does not make it fit either."""
+    if resources.host_nbytes is None:
+        return None
+    try:
+        return plan_run(models, made, replace(resources, host_nbytes=None), compute=compute)
+    except BudgetError:
+        return None
+
+
+def _host_memory(plan: RunPlan, resources: Resources) -> str:
+    """Say how much host memory a plan wants, and how much there is."""
+    assert plan.memory is not None, "its memory is bounded"
+    wanted, free = plan.memory.host_nbytes, resources.host_nbytes or 0
+    return f"{in_gb(wanted)} of host memory must be free, now {in_gb(free)} are"
 
 
 def describe_taken(

@@ -1,9 +1,14 @@
-"""Runs that were stopped: their finished segments, under a name for all that they depend on."""
+"""Runs that go on where they were: their segments, under a name for all that they depend on.
+
+Segments stay when all are there: decoding them is still to come, which takes the most memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,38 +18,54 @@ from ...swift_core.segments.plan import SegmentPlan
 from ...swift_core.segments.sampler import Finished
 from ...swift_core.shapes import Float, Tensor
 from ...swift_core.weights.segment_store import SegmentStore, forget_old
+from .files import find_file
 
 if TYPE_CHECKING:
     from comfy_execution.graph import DynamicPrompt
 
 MOST_RUNS = 4
-"""Stopped runs that are kept; a 2K run of 81 frames takes 60 MB."""
+"""Runs whose segments are kept; a 2K run of 81 frames takes 60 MB."""
 
-_WITHOUT_EFFECT = ("memory_gb",)
-"""Inputs that change no number: a run that was short of memory may go on with less."""
+_WITHOUT_EFFECT = {
+    "LoadSwiftModels": ("memory_gb",),
+    "SegmentOverlapConfig": ("plan_width", "plan_height", "plan_frames"),
+}
+"""Inputs of ours that change no number: a run that was short of memory may go on with less."""
+
+_MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
+_MODEL_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".bin", ".ckpt")
+
+_log = logging.getLogger(__name__)
 
 
 def open_store(
     graph: DynamicPrompt, node: str, reference: Float[Tensor, "1 c t h w"]
-) -> SegmentStore:
-    """Open the store of a run.
+) -> SegmentStore | None:
+    """Open the store of a run; None if nothing tells this run from others.
 
     Args:
         graph: the prompt, with what nodes have put into it: it names files, prompts, settings.
         node: id of the sampler in it; what does not lead to it does not matter.
         reference: the encoded picture and motion clip, whatever made them.
     """
-    digest = hashlib.sha256(json.dumps(_ancestors(graph, node), sort_keys=True).encode())
+    try:
+        words = json.dumps(_ancestors(graph, node), sort_keys=True)
+    except (TypeError, ValueError) as error:  # nodes may put any object into a graph that they make
+        _log.warning("SwiftI2V: segments are not kept; an input is no plain value: %s", error)
+        return None
+    digest = hashlib.sha256(words.encode())
     digest.update(reference.contiguous().cpu().numpy().tobytes())
-    parent = Path(folder_paths.get_user_directory()) / "swift_i2v" / "unfinished"
+    parent = Path(folder_paths.get_user_directory()) / "swift_i2v" / "segments"
     folder = parent / digest.hexdigest()[:32]
     if not folder.is_dir():
         forget_old(parent, most=MOST_RUNS - 1)
     return SegmentStore(folder)
 
 
-def finished_of(store: SegmentStore, plan: SegmentPlan, reference: Tensor) -> Finished:
+def finished_of(store: SegmentStore | None, plan: SegmentPlan, reference: Tensor) -> Finished:
     """Read what the store has of a plan's segments, and have it keep the others."""
+    if store is None:
+        return Finished()
     batch, channels, _, height, width = reference.shape
     shapes = {
         segment.index: (batch, channels, len(segment.targets), height, width)
@@ -63,9 +84,25 @@ def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
         if name in found or not graph.has_node(name):
             continue
         entry = graph.get_node(name)
-        settings = {key: of for key, of in entry["inputs"].items() if key not in _WITHOUT_EFFECT}
-        found[name] = [entry["class_type"], settings]
+        kind = entry["class_type"]
+        idle = _WITHOUT_EFFECT.get(kind, ())
+        settings = {key: of for key, of in entry["inputs"].items() if key not in idle}
+        found[name] = [kind, settings, _model_files(settings.values())]
         for value in entry["inputs"].values():
             if isinstance(value, list) and len(value) == 2:  # a link: node id and output
                 waiting.append(str(value[0]))
+    return found
+
+
+def _model_files(values: Iterable[Any]) -> list[list[Any]]:
+    """Tell the model files that inputs name from others that come to have their names."""
+    found: list[list[Any]] = []
+    for value in values:
+        if not isinstance(value, str) or Path(value).suffix not in _MODEL_SUFFIXES:
+            continue
+        for folder in _MODEL_FOLDERS:
+            path = find_file(folder, value)
+            if path is not None:
+                status = path.stat()
+                found.append([folder, value, status.st_size, status.st_mtime_ns])
     return found

@@ -80,7 +80,9 @@ def vae_precision(vae: Any) -> Precision:
 
 
 def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
-    """Give a VAE input as one of ours, on its device; weights are shared and not copied.
+    """Give a VAE input as one of ours, on its device and in its number format.
+
+    Weights that are there are shared and not copied, and ComfyUI's module stays as it is.
 
     Args:
         memory_required: bytes for what it computes.
@@ -89,7 +91,7 @@ def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
         CheckpointError: if it is none that the core knows.
     """
     config = vae_config(vae)
-    bring(vae.patcher, memory_required=memory_required)
+    bring(vae.patcher, memory_required=memory_required + _more_than_booked(vae))
     if isinstance(vae.first_stage_model, RawVAE):
         return vae.first_stage_model.vae
     with torch.device("meta"):
@@ -101,9 +103,22 @@ def open_vae(vae: Any, *, memory_required: float) -> WanVAE:
             f"the VAE's weights are not those of Wan's VAE ({error}); load the VAE that the model "
             "was published with."
         ) from error
-    # Where ComfyUI streams weights on demand they are still elsewhere: then, and only then, this
-    # brings a copy for as long as it works.
-    return view.to(vae.device).eval().requires_grad_(False)
+    # Where ComfyUI streams weights on demand they are still elsewhere, and in their file's number
+    # format: then, and only then, this makes a copy for as long as it works.
+    return view.to(vae.device, vae.vae_dtype).eval().requires_grad_(False)
+
+
+def _more_than_booked(vae: Any) -> int:
+    """Tell by how much a VAE's weights at work exceed what ComfyUI makes room for.
+
+    It counts them in their file's number format where it casts them only as they are used.
+    """
+    return max(0, _working_weights(vae) - int(vae.patcher.model_size()))
+
+
+def _working_weights(vae: Any) -> int:
+    """Tell how large a VAE's weights are in the number format that it computes in."""
+    return weights_nbytes(vae_config(vae), vae_precision(vae).weights)
 
 
 def vae_runtime(vae: Any, observe: Observer = ignore) -> Runtime:
@@ -122,8 +137,7 @@ def room_beside(vae: Any) -> int:
 
     This is what a device with nothing else on it has.
     """
-    patcher = vae.patcher
-    most = most_nbytes(patcher.load_device, weights_nbytes=patcher.model_size())
+    most = most_nbytes(vae.patcher.load_device, weights_nbytes=_working_weights(vae))
     allowed = _allowed(vae)
     return most if allowed is None else min(most, allowed)
 
@@ -131,7 +145,7 @@ def room_beside(vae: Any) -> int:
 def _allowed(vae: Any) -> int | None:
     """Give what the loader's memory budget leaves beside the weights; None without one."""
     budget = budget_of(vae)
-    return None if budget is None else beside_weights(budget, vae.patcher.model_size())
+    return None if budget is None else beside_weights(budget, _working_weights(vae))
 
 
 def budget_of(vae: Any) -> int | None:

@@ -45,7 +45,8 @@ class SegmentStore:
             name = _FILE.fullmatch(path.name)
             index = int(name[1]) if name else -1
             try:
-                targets: Tensor = load_file(path)[_TENSOR]
+                # A copy: Windows does not let a file go that is mapped into memory.
+                targets: Tensor = load_file(path)[_TENSOR].clone()
             except (SafetensorError, OSError, KeyError) as error:
                 _log.warning("%s cannot be read (%s): its segment is sampled again", path, error)
                 continue
@@ -60,10 +61,6 @@ class SegmentStore:
                 save_file({_TENSOR: targets.contiguous().cpu().float()}, part)
         except (OutputError, SafetensorError, OSError) as error:
             _log.warning("segment %d is not kept for later: %s", index, error)
-
-    def discard(self) -> None:
-        """Remove everything that was kept."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def forget_old(parent: Path, *, most: int) -> None:

@@ -63,6 +63,23 @@ class HostTestGive(io.ComfyNode):
         return io.NodeOutput(leaves[""] if set(leaves) == {""} else leaves)
 
 
+class HostTestSay(io.ComfyNode):
+    """Gives a word to any socket."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HostTestSay",
+            category="host tests",
+            inputs=[io.String.Input("word", default="")],
+            outputs=[io.AnyType.Output(display_name="word")],
+        )
+
+    @classmethod
+    def execute(cls, word):
+        return io.NodeOutput(word)
+
+
 class HostTestSteps(io.ComfyNode):
     """Works for a while, shows it, and fails where it is told to."""
 
@@ -112,7 +129,7 @@ def leaves_of(value, path=""):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [HostTestKeep, HostTestGive, HostTestSteps]
+        return [HostTestKeep, HostTestGive, HostTestSay, HostTestSteps]
 
 
 async def comfy_entrypoint():

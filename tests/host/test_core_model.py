@@ -244,6 +244,38 @@ assert torch.equal(plain(), before)
     )
 
 
+TOLD = """
+types, exact = core("nodes.types"), core("nodes.host.exact_vae")
+high, low = (as_model(small_dit(36, 16, seed=seed), f"told {seed}") for seed in (1, 2))
+vae = exact.SwiftVAE(small_vae(16), torch.float32)
+pair = types.CoreMotionModel(high=high, low=low, vae=vae)
+alone = types.CoreMotionModel(high=high, low=None, vae=vae)
+assert pair.get_models() == [high, low, vae.patcher]
+assert alone.get_models() == [high, vae.patcher]
+caching, patching = __import__("comfy_execution.caching").caching, comfy.model_patcher
+if hasattr(caching, "all_outputs_dynamic"):
+    outputs = [[pair], [high]]
+    assert not caching.all_outputs_dynamic(outputs)
+    for patcher in (high, low, vae.patcher):
+        patcher.is_dynamic = lambda: True
+    assert caching.all_outputs_dynamic(outputs)
+if hasattr(patching, "PromptModelTracker"):
+    told = []
+    for patcher in (high, low, vae.patcher):
+        patcher.set_in_use_by_current_prompt = lambda in_use, of=patcher: told.append((of, in_use))
+    tracker = patching.PromptModelTracker()
+    tracker.add(([pair],))
+    tracker.end()
+    order = [high, low, vae.patcher]
+    assert told == [(of, True) for of in order] + [(of, False) for of in order], told
+"""
+
+
+def test_a_motion_model_of_files_shows_its_models_to_comfyui(run):
+    """Which lets go of no weights that the prompt at hand uses."""
+    run(TOLD)
+
+
 def check(cases, distances):
     far = [(case, far) for case, far in zip(cases, distances, strict=True) if not far < CLOSE]
     assert not far

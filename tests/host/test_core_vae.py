@@ -99,6 +99,64 @@ def test_core_nodes_get_what_core_computes(inside, host, form, narrow, number_fo
     assert all(distance < allowed for distance in found.values()), found
 
 
+AS_STORED = (
+    PAIR
+    + """
+latents = core("nodes.host.latents")
+stored = {name: weight.half() for name, weight in drawn.items()}
+whole = {name: weight.float() for name, weight in stored.items()}
+asked, real_load = [], comfy.model_management.load_models_gpu
+
+def load(models, memory_required=0, **other):
+    asked.append(memory_required)
+    return real_load(models, memory_required=memory_required, **other)
+
+comfy.model_management.load_models_gpu = load
+
+def run(kind, weights):
+    vae = kind(sd=copies(), dtype=torch.float32)
+    # So a ComfyUI that streams weights leaves them: as the file has them.
+    vae.first_stage_model.load_state_dict(weights, assign=True)
+    vae.patcher.size = 0  # counted anew
+    before = {name: (weight.dtype, weight.data_ptr()) for name, weight in vae.get_sd().items()}
+    del asked[:]
+    raw = latents.encode_images(pictures[:9, :64], vae, observe=lambda _: None)
+    frames = NODES["SwiftVAEDecodeTiled"].execute({"samples": raw}, vae).result[0]
+    after = {name: (weight.dtype, weight.data_ptr()) for name, weight in vae.get_sd().items()}
+    assert after == before, "ComfyUI's own module is as it was"
+    if kind is exact.ExactVAE:
+        assert torch.equal(encode(vae, pictures[:9, :64]), raw)
+        assert torch.equal(decode(vae, raw), frames)
+    view = hosted.open_vae(vae, memory_required=0)
+    assert {weight.dtype for weight in view.state_dict().values()} == {torch.float32}
+    shared = {name: weight.data_ptr() for name, weight in view.state_dict().items()}
+    return raw, frames, shared == pointers(vae), max(asked), hosted.room_beside(vae)
+
+comfy.model_management.get_total_memory = lambda device=None, **_: 10**12
+for kind in (comfy.sd.VAE, exact.ExactVAE):
+    raw, frames, is_shared, most, room = run(kind, whole)
+    assert is_shared, "what is right already is not copied"
+    same, again, is_shared, more, beside = run(kind, stored)
+    assert not is_shared
+    assert torch.equal(same, raw) and torch.equal(again, frames)
+    half = sum(weight.nbytes for weight in stored.values())
+    assert abs(more - most - half) < 0.01 * half, "room for the copy is asked for"
+    assert room == beside
+"""
+)
+
+
+def test_weights_in_their_files_format_are_read_as_the_vae_computes(inside, host):
+    inside(
+        CORE + AS_STORED,
+        weights=WEIGHTS,
+        form="WAN21_VAE",
+        narrow=host.version >= (0, 4),
+        number_format="float32",
+        timeout=600,
+    )
+
+
 OWNERS = (
     PAIR
     + """
@@ -232,7 +290,7 @@ result = [hosted.decode_memory(vae, size) / 1e9, hosted.encode_memory(vae, size)
 def test_a_2k_decode_does_not_ask_for_the_whole_card(inside):
     """ComfyUI's own figure is 57.7 GB for the decode, whatever the card."""
     decoding, encoding = inside(CORE + AT_2K, weights=WEIGHTS, gigabytes=80)
-    assert decoding == pytest.approx(27.63 / 0.85, rel=0.05)
+    assert decoding == pytest.approx(25.78 / 0.85, rel=0.05)
     assert encoding == pytest.approx(10.48 / 0.85, rel=0.05)
 
 

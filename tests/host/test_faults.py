@@ -1,5 +1,7 @@
 """Runs that are cancelled or fail, and the runs after them."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -9,13 +11,23 @@ from tests.host.tiny import SEGMENTS, picture, tiny
 
 pytestmark = pytest.mark.host
 
+MOST_RUNS = 4
+"""As the help says."""
+
 LONG = 40
 """Steps: seconds of work, so that Cancel comes in the middle."""
 
 
-def unfinished(server):
+def kept_segments(server):
     """List the segments that are kept for later."""
     return sorted((server.base / "user").rglob("segment-*"))
+
+
+@pytest.fixture
+def no_segments(server):
+    """Begin without any from an earlier test."""
+    for folder in {path.parent for path in kept_segments(server)}:
+        shutil.rmtree(folder)
 
 
 def forget(server):
@@ -63,16 +75,18 @@ def test_stage1_is_cancelled(server):
     assert torch.equal(second.kept["latent"]["samples"], third.kept["latent"]["samples"])
 
 
+@pytest.mark.usefixtures("no_segments")
 @pytest.mark.parametrize("resume", [True, False])
 def test_stage2_is_cancelled_and_goes_on(server, resume):
     """A finished segment is not sampled again, and the clip is that of a whole run."""
     made = tiny(server, seed=12, motion=picture(17, 48, 32, 3), steps=LONG, resume=resume)
     made.graph.keep(made.latent, "latent")
     cancel_after(server, made.graph, made.sampler.id, previews=LONG + 5)
-    assert len(unfinished(server)) == (1 if resume else 0)
+    assert len(kept_segments(server)) == (1 if resume else 0)
     second = server.run(made.graph)
-    assert not unfinished(server)
+    assert len(kept_segments(server)) == (SEGMENTS if resume else 0)
     forget(server)
+    made.graph.prompt[made.sampler.id]["inputs"]["resume"] = False
     third = server.run(made.graph)
     assert len(previews_of(third, made.sampler)) == SEGMENTS * LONG
     steps = 1 + LONG if resume else SEGMENTS * LONG
@@ -80,6 +94,34 @@ def test_stage2_is_cancelled_and_goes_on(server, resume):
     assert torch.equal(second.kept["latent"]["samples"], third.kept["latent"]["samples"])
 
 
+@pytest.mark.usefixtures("no_segments")
+def test_what_comes_after_the_sampling_may_fail(server):
+    """Segments stay when all are there: whoever died in the decode does not sample again."""
+    made = tiny(server, seed=16, motion=picture(17, 48, 32, 3))
+    made.graph.keep(made.latent, "latent")
+    first = server.run(made.graph)
+    assert len(kept_segments(server)) == SEGMENTS
+    forget(server)
+    # A refused decode makes people change this; it is no other run.
+    made.graph.prompt[made.models.id]["inputs"]["memory_gb"] = 8.0
+    second = server.run(made.graph)
+    assert made.sampler.id in second.executed
+    assert len(previews_of(second, made.sampler)) == SEGMENTS
+    assert torch.equal(second.kept["latent"]["samples"], first.kept["latent"]["samples"])
+    words = second.outputs[made.sampler.id]["text"][0]
+    assert f"{SEGMENTS} of {SEGMENTS} segments were there already" in words
+
+
+@pytest.mark.usefixtures("no_segments")
+def test_only_the_newest_runs_are_kept(server):
+    for seed in range(20, 26):
+        made = tiny(server, seed=seed, motion=picture(17, 48, 32, 3))
+        made.graph.keep(made.latent, "latent")
+        server.run(made.graph)
+    assert len({path.parent for path in kept_segments(server)}) == MOST_RUNS
+
+
+@pytest.mark.usefixtures("no_segments")
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
 def test_a_damaged_segment_is_sampled_again(server, content):
     """None: half of what was there."""
@@ -87,12 +129,12 @@ def test_a_damaged_segment_is_sampled_again(server, content):
     made.graph.keep(made.latent, "latent")
     forget(server)
     cancel_after(server, made.graph, made.sampler.id, previews=LONG + 5)
-    (kept,) = unfinished(server)
+    (kept,) = kept_segments(server)
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2] if content is None else content)
     outcome = server.run(made.graph)
     assert len(previews_of(outcome, made.sampler)) == SEGMENTS * LONG
-    assert not unfinished(server)
+    assert kept.stat().st_size == len(whole)
 
 
 def test_another_seed_begins_anew(server):
@@ -104,7 +146,6 @@ def test_another_seed_begins_anew(server):
     other.graph.keep(other.latent, "latent")
     assert len(previews_of(server.run(other.graph), other.sampler)) == SEGMENTS * LONG
     assert len(previews_of(server.run(made.graph), made.sampler)) == 1 + LONG
-    assert not unfinished(server)
 
 
 def test_nodes_that_a_loop_has_made_are_told_apart(inside):
@@ -131,6 +172,40 @@ result = [name(1), name(1), name(1, other=5), name(2), name(1, "pan right"),
     )
     assert names[0] == names[1] == names[2], "what does not lead to the sampler does not matter"
     assert len(set(names)) == 4
+
+
+def test_a_model_file_that_was_replaced_begins_anew(inside):
+    """Its name is the same, and so are segments' shapes."""
+    names = inside(
+        SMALL
+        + """
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_execution.graph import DynamicPrompt
+
+open_store = core("nodes.host.resume").open_store
+folder = Path(folder_paths.get_folder_paths("vae")[0])
+folder.mkdir(parents=True, exist_ok=True)
+file = folder / "replaced.safetensors"
+
+def name(content, at):
+    file.write_bytes(content)
+    os.utime(file, (at, at))
+    graph = {
+        "1": {"class_type": "VAELoader", "inputs": {"vae_name": "replaced.safetensors"}},
+        "2": {"class_type": "CSG2KSampler", "inputs": {"vae": ["1", 0], "note": "../no.pth"}},
+    }
+    return open_store(DynamicPrompt(graph), "2", noise(1, 48, 3, 4, 4, seed=1)).folder.name
+
+result = [name(b"a", 1), name(b"a", 1), name(b"b", 2), name(b"bb", 2)]
+file.unlink()
+""",
+        weights=WEIGHTS,
+    )
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
 
 
 def decoding(server):

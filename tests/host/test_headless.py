@@ -7,11 +7,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
+from swift_core.media.codecs import VideoCodec
 from swift_core.media.video_read import probe_video
+from swift_core.media.video_write import VideoWriter
 from tests.host.server import ROOT, host_environment
 
 pytestmark = pytest.mark.host
@@ -19,7 +23,18 @@ pytestmark = pytest.mark.host
 PICTURE = ROOT / "sample" / "coffee.jpg"
 SCRIPT = ROOT / "workflows" / "headless.py"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CLIP = "clip.mp4"
 HEADLESS = README.split("### Headless", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A short video beside the program."""
+    path = tmp_path / CLIP
+    with VideoWriter(
+        path, codec=VideoCodec.H264, frames_per_second=Fraction(12), height=80, width=128
+    ) as writer:
+        writer.write(torch.rand(9, 80, 128, 3, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture
@@ -66,17 +81,38 @@ def test_the_program_makes_a_video(server, make_video):
     assert {each["seed"] for each in inputs.values() if "seed" in each} == {4711}
 
 
+@pytest.mark.usefixtures("clip")
+def test_the_program_takes_a_clip_for_the_motion(make_video):
+    ended, video = make_video("--graph", "your-own-motion", "--clip", CLIP)
+    assert ended.returncode == 0, ended.stderr
+    assert probe_video(video).pixel_frames == 9
+
+
 def nodes_in(printed):
     """Give the titles of the nodes in what the program prints."""
     return {line.split(":")[0] for line in printed.splitlines()[1:-1] if line}
 
 
+@pytest.mark.usefixtures("clip")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--frames", "6"), "headless: MotionReference360P: 6 frames cannot be encoded: .*5"),
         (("--frames", "3"), "headless: MotionReference360P: Value 3 smaller than min of 5"),
         (("--graph", "no-such"), "headless: .*no-such.json"),
+        (("--clip", "motion.mp4"), 'headless: this graph has no node "Your clip"'),
+        (
+            ("--graph", "your-own-motion", "--clip", CLIP, "--frames", "17"),
+            "headless: this graph has no pixel_frames",
+        ),
+        (
+            ("--graph", "your-own-motion", "--clip", "no-such.mp4"),
+            "headless: .*No such file .*no-such.mp4",
+        ),
+        (
+            ("--graph", "low-vram"),
+            "headless: LoadSwiftModels: .*motion_high: .* put them there and press R, choose",
+        ),
     ],
 )
 def test_the_program_says_what_is_wrong(make_video, options, said):
@@ -85,6 +121,37 @@ def test_the_program_says_what_is_wrong(make_video, options, said):
     assert re.search(said, ended.stderr), ended.stderr
     assert "Traceback" not in ended.stderr
     assert not video.exists()
+
+
+FILLED = """
+import argparse, importlib.util, pathlib
+spec = importlib.util.spec_from_file_location("headless", script)
+headless = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(headless)
+
+async def upload(session, path):
+    return path.name
+
+headless.upload = upload
+
+def fill(graph, **given):
+    asked = {"prompt": "pan left", "seed": 5, "frames": None, "clip": None, **given}
+    asked["picture"] = pathlib.Path("photo.jpg")
+    graph = json.loads((headless.API / f"{graph}.json").read_text(encoding="utf-8"))
+    asyncio.run(headless.fill_in(None, graph, argparse.Namespace(**asked)))
+    return {node["_meta"]["title"]: node["inputs"] for node in graph.values()}
+
+own = fill("your-own-motion", clip=pathlib.Path("clip.mp4"))
+result = [
+    fill("2k-on-24gb")["Motion Reference 360P"]["pixel_frames"],
+    fill("2k-on-24gb", frames=17)["Motion Reference 360P"]["pixel_frames"],
+    own["Your clip"]["file"], own["Your picture"]["image"], own["CSG 2K Sampler"]["seed"],
+]
+"""
+
+
+def test_what_is_not_given_stays_as_the_graph_has_it(inside):
+    assert inside(FILLED, script=str(SCRIPT)) == [81, 17, "clip.mp4", "photo.jpg", 5]
 
 
 @pytest.fixture

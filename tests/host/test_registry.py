@@ -25,6 +25,11 @@ NEEDED = {
     "README.md",
     "LICENSE",
     "docs",
+    # To these the README sends people.
+    "CONTRIBUTING.md",
+    "Makefile",
+    "requirements",
+    "sample",
 }
 
 

@@ -293,6 +293,11 @@ def test_a_broken_file(server, slot, file):
             "motion_low is chosen without motion_high: one model alone belongs in motion_high.",
         ),
         (
+            {"motion_low": "none", "motion_low_lora_2": "lora128.safetensors"},
+            "motion_low_lora_2: lora128.safetensors is chosen, but motion_low, which it is for, is "
+            "none: choose a model there, or set motion_low_lora_2 to none.",
+        ),
+        (
             {"motion_vae": "none"},
             "motion_vae is none: choose wan_2.1_vae (16 channels) from ComfyUI's vae folder.",
         ),
@@ -321,14 +326,61 @@ def test_what_is_missing_is_named(server, changes, said):
     assert load(server, **changes).message == said
 
 
+REFUSED = "LoadSwiftModels: Exception when validating inner node ({})"
+OR = '{} there and press R, choose another file, or set models to "swift-tiny (bundled)".'
+
+
 @pytest.mark.parametrize("slot", ["motion_high", "detail_vae", "text_encoder", "detail_lora"])
-def test_no_file_outside_the_folders(server, slot):
-    """What a page would never send. ComfyUI refuses it; 0.3.64 hands it on, and we refuse it."""
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", 5])
+def test_no_file_outside_the_folders(server, slot, name):
+    """What a page would never send."""
     outside = server.base / "models/outside.safetensors"
     write_sparse(outside, TI2V)
-    error = load(server, **{slot: "../outside.safetensors"})
-    expected = f"{slot}: ../outside.safetensors is not in ComfyUI's "
-    if error.kind == "refused":
-        expected = f"LoadSwiftModels: Value not in list ({slot}: '../outside.safetensors'"
-    assert error.message.startswith(expected)
+    error = load(server, **{slot: name})
     outside.unlink()
+    assert error.kind == "refused"
+    assert error.message.startswith(
+        REFUSED.format(f"{slot}: {name} is not in ComfyUI's ").removesuffix(")")
+    )
+
+
+def test_files_that_are_not_there_are_named_all_at_once(server):
+    """As in a template whose files are still to be downloaded; before anything runs."""
+    gone = {"motion_low": "gone.safetensors", "detail_lora_2": "sub/gone.safetensors"}
+    error = load(server, **gone)
+    assert error.kind == "refused"
+    assert error.message == REFUSED.format(
+        "motion_low: gone.safetensors is not in ComfyUI's diffusion_models folder, detail_lora_2: "
+        f"sub/gone.safetensors is not in ComfyUI's loras folder; put {OR.format('them')}"
+    )
+    error = load(server, motion_low="gone.safetensors")
+    assert f"diffusion_models folder; put {OR.format('it')}" in error.message
+
+
+def test_the_bundled_set_wants_none_of_them(server):
+    chosen = dict.fromkeys(CHOSEN, "gone.safetensors")
+    graph = Graph()
+    loaded = graph.add("LoadSwiftModels", **chosen | {"models": "swift-tiny (bundled)"})
+    graph.keep(loaded[0], "motion")
+    assert server.run(graph).error is None
+
+
+def test_names_that_another_node_gives_are_looked_at_as_they_come(server):
+    """ComfyUI does not know them beforehand."""
+    graph = Graph()
+    names = {
+        name: graph.add("HostTestSay", word=word)[0]
+        for name, word in (("models", "my files"), ("detail", "gone.safetensors"))
+    }
+    loaded = graph.add("LoadSwiftModels", **CHOSEN | names)
+    graph.keep(loaded[0], "motion")
+    error = server.run(graph, check=False).error
+    assert error.kind == "failed"
+    assert error.message.startswith("detail: gone.safetensors is not in ComfyUI's diffusion_models")
+
+
+def test_there_are_two_kinds_of_models(server):
+    error = load(server, models="all of them")
+    assert error.message == REFUSED.format(
+        'models is \'all of them\'; choose "swift-tiny (bundled)" or "my files".'
+    )

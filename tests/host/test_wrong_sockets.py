@@ -65,6 +65,9 @@ foreign = [[noise(1, 7, 4096, seed=1), {}]]
 stage1("no motion model", motion_model=None)
 stage1("no vae", motion_model=a14b)
 stage1("both", vae=vae)
+files = core("nodes.types").CoreMotionModel(high=a14b, low=None, vae=wan21)
+stage1("a VAE beside files", motion_model=files, vae=wan21)
+stage1("an expert beside files", motion_model=files, motion_model_low=a14b)
 stage1("no Wan model in Stage I", motion_model=no_wan, vae=vae)
 stage1("a VAE of another model", motion_model=a14b, vae=vae)
 stage1("a text to video model", motion_model=t2v, vae=wan21)
@@ -94,6 +97,8 @@ say("no such rope", "SegmentOverlapConfig", segment_length=2, neighbors=1, rope=
 say("no such interaction", "SegmentOverlapConfig", segment_length=2, neighbors=1, interaction="no")
 video = {"samples": latent, "vae": vae, "fps": 16.0}
 say("no such codec", "SwiftVAEDecodeToVideo", **video, codec="mpeg")
+for codec in ("prores", "ffv1"):
+    say(f"a quality for {codec}", "SwiftVAEDecodeToVideo", **video, codec=codec, quality=20)
 say("no such format", "LoadSwiftModels", models="my files", weight_format="fp4")
 to_video = {"fps": 16.0, "codec": "h264"}
 for node, more in (("SwiftVAEDecodeTiled", {}), ("SwiftVAEDecodeToVideo", to_video)):
@@ -120,6 +125,10 @@ SAID = {
         "motion_model brings its own VAE and experts: disconnect motion_model_low and vae, or "
         "connect a core MODEL."
     ),
+    "a VAE beside files": "motion_model brings its own VAE and experts: disconnect ",
+    "an expert beside files": "motion_model brings its own VAE and experts: disconnect ",
+    "a quality for prores": "prores has one quality only: set quality to -1.",
+    "a quality for ffv1": "ffv1 has one quality only: set quality to -1.",
     "no Wan model in Stage I": "the MODEL input holds Linear, which is no Wan model: connect ",
     "a VAE of another model": (
         "Stage I's MODEL takes 36 channels and makes latents of 16, the VAE makes 48: connect "
