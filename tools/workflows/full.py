@@ -54,8 +54,8 @@ been reckoned, not measured. *Segment Overlap Config* shows the plan before anyt
 {_MOTION_FIRST}
 ## What to change
 
-- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I again; \
-the template *core-model* avoids that.
+- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
+again; the template *core-model* avoids that.
 - **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Stage II needs no more \
 memory for it, Stage I does.
 - **Faster Stage II**: *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
@@ -82,8 +82,8 @@ which a segment is 3,520 tokens where 2K has 17,600. Nobody has measured it on a
 {_MOTION_FIRST}
 ## What to change
 
-- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I again; \
-the template *core-model* avoids that.
+- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
+again; the template *core-model* avoids that.
 - **Still out of memory**: *weight_format* fp8_e4m3fn halves the model; *segment_length* 1; a \
 smaller *width* and *height* in *CSG 2K Sampler* (multiples of 64).
 - **Room to spare**: 1920x1088 there, and *segment_length* 3.

@@ -51,8 +51,8 @@ Stage I is left out: a clip of yours says how things move, and Stage II makes a 
 picture that moves like it.
 
 1. **Your clip**: upload a video. A grey-box animation, a phone video, Stage I's clip after a \
-retime in an editor: whatever moves well. Trim and shrink it before: all of it is decoded, and 10 s \
-of 1080p30 take 7.5 GB of host memory.
+retime in an editor: whatever moves well. Trim and shrink it before: all of it is decoded, and 10 \
+s of 1080p30 take 7.5 GB of host memory.
 2. **Your picture**: it becomes the first frame, so it should show what the clip's first frame \
 shows, at the same place.
 3. Press **Run**.
