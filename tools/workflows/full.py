@@ -119,7 +119,7 @@ def full_2k() -> Canvas:
     """Draw the graph for 2K."""
     canvas = Canvas("2k-on-24gb")
     canvas.column("Read me", GREY, 520)
-    canvas.note(_FULL, "2K from a picture", 800)
+    canvas.note(_FULL, "2K from a picture", 890)
     canvas.column("1 · Picture, prompt, models", BLUE, 520)
     picture = canvas.add("LoadImage", "Your picture", image=PICTURE)
     models = canvas.add(
