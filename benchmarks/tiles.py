@@ -29,6 +29,7 @@ from .measure import peak_nbytes
 SMALL = replace(WAN22_VAE, encoder_dim=16, decoder_dim=32)
 BANDINGS = (
     WHOLE,
+    Banding(levels=2, bands=1, parks=True),
     Banding(levels=2, bands=2),
     Banding(levels=2, bands=4),
     Banding(levels=2, bands=4, parks=True),
@@ -161,7 +162,8 @@ def run(bench: Bench) -> list[Row]:
     rows: list[Row] = []
     whole: Any = None
     for banding in BANDINGS:
-        parts = f"{banding.bands} bands, {banding.levels} levels"
+        parts = f"{banding.bands} bands" if banding.bands > 1 else "whole"
+        parts += f", {banding.levels} levels"
         name = "whole" if banding.is_whole else parts + (", parked" if banding.parks else "")
         peak = decode_peak(bench.config, bench.height, bench.width, bench.compute, banding)
         row, made = bench.row(
