@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from .locked import lock
+from .locked import lock, lockable
 from .shapes import Tensor
 
 Mark = Any
@@ -19,6 +19,10 @@ Mark = Any
 @runtime_checkable
 class Lane(Protocol):
     """A way for bytes to a device, or from it."""
+
+    def pinnable(self, nbytes: int) -> Tensor:
+        """Take host memory that may be locked."""
+        ...
 
     def pin(self, slab: Tensor) -> bool:
         """Lock host memory in place so that the device can fetch it by itself; False if not."""
@@ -62,6 +66,10 @@ class DirectLane:
 
     def __init__(self) -> None:
         self._seconds = 0.0
+
+    def pinnable(self, nbytes: int) -> Tensor:
+        """Take any."""
+        return torch.empty(nbytes, dtype=torch.uint8)
 
     def pin(self, slab: Tensor) -> bool:  # noqa: ARG002 - nothing fetches by itself here
         """Lock nothing."""
@@ -111,6 +119,10 @@ class CudaLane:
         self._stream = torch.cuda.Stream(device)
         self._copies: list[tuple[Any, Any]] = []
         self._waits: list[tuple[Any, Any]] = []
+
+    def pinnable(self, nbytes: int) -> Tensor:
+        """Take pages that are nobody else's."""
+        return lockable(nbytes, self._device)
 
     def pin(self, slab: Tensor) -> bool:
         """Lock a slab's pages."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from swift_core.memory.residency import fit_residency
-from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import block_nbytes, stream_blocks
 from swift_core.model.dit import WanDiT
+from swift_core.slabs import Slabs
 from swift_core.weights.build import build_dit
 
 from .machine import host_peak_nbytes

@@ -14,12 +14,12 @@ from ..geometry import PixelShape
 from ..media.codecs import VideoCodec
 from ..media.sources import ClipSource, open_clip
 from ..memory.host import free_host_nbytes, host_nbytes
-from ..memory.slabs import Slabs
 from ..model.attention_backends import AttentionChoice, choose_attention
 from ..model.scaled import check_products
 from ..precision import BF16, FP32
 from ..progress import Observer, ignore
 from ..segments.plan import Interaction, RopePositions, SegmentSettings
+from ..slabs import Slabs
 from ..stages.resources import Resources
 from ..stages.runtime import Runtime
 from ..stages.speed import measure_speed

@@ -16,10 +16,10 @@ import torch
 from ..lanes import Lane, Mark, open_lane
 from ..model.blocks import DiTBlock
 from ..model.dit import WanDiT
+from ..slabs import Slabs
 from .host_block import HostBlock, read_block
 from .residency import SLOTS, Residency
 from .shortage import attempt
-from .slabs import Slabs
 
 _log = logging.getLogger(__name__)
 

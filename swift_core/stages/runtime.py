@@ -13,7 +13,6 @@ from ..memory.host import free_host_nbytes
 from ..memory.layers import visit_by_layer
 from ..memory.read_ahead import ReadingOrder
 from ..memory.residency import Residency, fit_residency
-from ..memory.slabs import Slabs
 from ..memory.streaming import BlockStream, StreamReport, block_nbytes, stream_blocks
 from ..memory.working import Step
 from ..model.attention_backends import FastAttention, use_attention
@@ -23,6 +22,7 @@ from ..model.dit import WanDiT
 from ..precision import Precision
 from ..progress import Observer, ignore
 from ..shapes import Float, Tensor
+from ..slabs import Slabs
 from ..text.encoder import TextEncoder
 from ..weights.slots import Slot, TextConfig
 from .resources import Resources

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from ..lanes import Lane, Mark, open_lane
-from ..locked import lock, lockable, most_locked
+from ..locked import most_locked
 from ..shapes import Tensor
+from ..slabs import Slabs
 
 
 @dataclass
@@ -22,7 +23,7 @@ class _Berth:
 
     Attributes:
         values: the tail.
-        slab: the memory that it lies in, locked for as long as this is held.
+        slab: the memory that it lies in; what is locked is so for as long as this is held.
         filled: when the copy to it is done.
     """
 
@@ -57,7 +58,7 @@ class Parking:
         self._berths: dict[Hashable, _Berth] = {}
         self._after: dict[Hashable, Hashable] = {}
         self._lanes: tuple[Lane, Lane] | None = None
-        self._to_lock: int | None = None
+        self._slabs: Slabs | None = None
         self._coming: _Passing | None = None
         self._going: _Passing | None = None
 
@@ -78,8 +79,8 @@ class Parking:
         if coming is None or coming.key != key:
             coming = self._fetch(key, device)
             inward.hold_work(coming.done)
-        following = self._after.get(key)
-        self._coming = None if following in (None, key) else self._fetch(following, device)
+        following = self._after[key]
+        self._coming = None if following == key else self._fetch(following, device)
         return coming.tail
 
     def keep(self, key: Hashable, tail: Tensor) -> None:
@@ -125,19 +126,14 @@ class Parking:
         berth = self._berths[key] = _Berth(tail.shape, tail.dtype)
         if tail.is_meta:
             return berth
-        berth.slab = lockable(tail.nbytes, tail.device)
-        self._lock(berth.slab, tail.device)
+        _, outward = self._open(tail.device)
+        self._slabs = self._slabs or Slabs(most_locked())
+        slab = self._slabs.take(tail.nbytes, outward)
+        berth.slab = torch.empty(tail.nbytes, dtype=torch.uint8) if slab is None else slab
         strides = torch.empty_like(tail, device="meta").stride()
         flat = berth.slab[: tail.nbytes].view(tail.dtype)
         berth.values = flat.as_strided(tail.shape, strides)
         return berth
-
-    def _lock(self, slab: Tensor, device: torch.device) -> None:
-        """Lock a slab, within bounds and until it is refused once; what is not is slower."""
-        if self._to_lock is None:
-            self._to_lock = most_locked()
-        if slab.nbytes <= self._to_lock:
-            self._to_lock = self._to_lock - slab.nbytes if lock(slab, device) else 0
 
     def _open(self, device: torch.device) -> tuple[Lane, Lane]:
         """Give the ways to the device and back: a card goes both at once."""

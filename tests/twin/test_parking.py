@@ -155,11 +155,12 @@ def test_what_is_locked_shares_no_page():
 def test_no_more_is_locked_than_may_be_and_nothing_after_a_refusal(monkeypatch):
     locked, refuses = [], False
 
-    def lock(slab, _device):
-        locked.append(slab.nbytes)
-        return not refuses
+    class Pinning(lanes.DirectLane):
+        def pin(self, slab):
+            locked.append(slab.nbytes)
+            return not refuses
 
-    monkeypatch.setattr(parking, "lock", lock)
+    monkeypatch.setattr(parking, "open_lane", lambda *_, **__: Pinning())
     monkeypatch.setattr(parking, "most_locked", lambda: 250)
     for expected in ([100, 100, 40], [100]):
         kept = parking.Parking()

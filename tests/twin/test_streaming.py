@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from swift_core import lanes
 from swift_core.memory import streaming
 from swift_core.memory.residency import Residency
-from swift_core.memory.slabs import Slabs
 from swift_core.memory.streaming import BlockStream, block_nbytes, run_steadily, stream_blocks
 from swift_core.model.low_rank import LowRankLinear
 from swift_core.model.scaled import ScaledLinear
 from swift_core.precision import BF16
+from swift_core.slabs import Slabs
 from swift_core.weights.build import build_dit
 from swift_core.weights.lora import Lora, read_lora
 from swift_core.weights.notes import describe_metadata

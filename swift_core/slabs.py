@@ -4,10 +4,8 @@ Locking takes longer than filling, about half a second for a GB, so what one mod
 one takes.
 """
 
-import torch
-
-from ..lanes import Lane
-from ..shapes import Tensor
+from .lanes import Lane
+from .shapes import Tensor
 
 _MOST_SPARE = 1.25
 """How much larger than needed a slab may be that is taken again."""
@@ -36,14 +34,14 @@ class Slabs:
         if nbytes > self._left:
             return None
         try:
-            slab = torch.empty(nbytes, dtype=torch.uint8)
+            slab = lane.pinnable(nbytes)
         except RuntimeError:  # the host has no more
             self._left = 0
             return None
         if not lane.pin(slab):
             self._left = 0
             return None
-        self._left -= nbytes
+        self._left -= slab.nbytes
         return slab
 
     def give_back(self, slab: Tensor) -> None:
