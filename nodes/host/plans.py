@@ -65,14 +65,12 @@ def describe_for_card(made: GenerationPlan) -> str:
             vae_nbytes=room, host_nbytes=free_host_nbytes(), dits=DITS, speed=speed
         )
     try:
-        return plan_run(PUBLISHED_MODELS, made, resources, compute=compute).describe()
+        plan, short = _plan(PUBLISHED_MODELS, made, resources, compute)
     except BudgetError as error:
-        roomier = _with_more_host_memory(PUBLISHED_MODELS, made, resources, compute)
-        if roomier is not None:
-            return f"{roomier.describe()}\nmemory    by then {_host_memory(roomier, resources)}"
         unbounded = Resources(speed=speed)
         plan = plan_run(PUBLISHED_MODELS, made, unbounded, compute=compute)
         return f"{plan.describe()}\nmemory    not on this card: {error}"
+    return plan.describe() + (f"\nmemory    by then {short}" if short else "")
 
 
 def stage2_models(detail_model: Any, vae: Any) -> PlannedModels:
@@ -106,37 +104,31 @@ def plan_with_vae(models: PlannedModels, made: GenerationPlan, vae: Any) -> RunP
         dits=DITS,
         speed=card_speed(),
     )
-    compute = vae_precision(vae).compute
     with saying_what_helps(budget_of(vae)):
-        try:
-            return plan_run(models, made, resources, compute=compute)
-        except BudgetError:
-            roomier = _with_more_host_memory(models, made, resources, compute)
-            if roomier is None:
-                raise
-    _log.warning(
-        "SwiftI2V: %s; parking the VAE's state may be slow", _host_memory(roomier, resources)
-    )
-    return roomier
+        plan, short = _plan(models, made, resources, vae_precision(vae).compute)
+    if short:
+        _log.warning("SwiftI2V: %s; parking the VAE's state may be slow", short)
+    return plan
 
 
-def _with_more_host_memory(
+def _plan(
     models: PlannedModels, made: GenerationPlan, resources: Resources, compute: torch.dtype
-) -> RunPlan | None:
-    """Plan a run as if host memory had no end; None if that does not make it fit either."""
-    if resources.host_nbytes is None:
-        return None
+) -> tuple[RunPlan, str]:
+    """Plan a run; one that is short of host memory only as if there were enough, saying how much.
+
+    Raises:
+        BudgetError: if it does not fit the device either.
+    """
     try:
-        return plan_run(models, made, replace(resources, host_nbytes=None), compute=compute)
-    except BudgetError:
-        return None
-
-
-def _host_memory(plan: RunPlan, resources: Resources) -> str:
-    """Say how much host memory a plan wants, and how much there is."""
+        return plan_run(models, made, resources, compute=compute), ""
+    except BudgetError as error:
+        try:
+            plan = plan_run(models, made, replace(resources, host_nbytes=None), compute=compute)
+        except BudgetError:
+            raise error from None
     assert plan.memory is not None, "its memory is bounded"
     wanted, free = plan.memory.host_nbytes, resources.host_nbytes or 0
-    return f"{in_gb(wanted)} of host memory must be free, now {in_gb(free)} are"
+    return plan, f"{in_gb(wanted)} of host memory must be free, now {in_gb(free)} are"
 
 
 def describe_taken(

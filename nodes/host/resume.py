@@ -33,7 +33,6 @@ _WITHOUT_EFFECT = {
 """Inputs of ours that change no number: a run that was short of memory may go on with less."""
 
 _MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
-_MODEL_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".bin", ".ckpt")
 
 _log = logging.getLogger(__name__)
 
@@ -98,10 +97,8 @@ def _model_files(values: Iterable[Any]) -> list[list[Any]]:
     """Tell the model files that inputs name from others that come to have their names."""
     found: list[list[Any]] = []
     for value in values:
-        if not isinstance(value, str) or Path(value).suffix not in _MODEL_SUFFIXES:
-            continue
         for folder in _MODEL_FOLDERS:
-            path = find_file(folder, value)
+            path = find_file(folder, value) if isinstance(value, str) else None
             if path is not None:
                 status = path.stat()
                 found.append([folder, value, status.st_size, status.st_mtime_ns])

@@ -41,6 +41,12 @@ Run: only the small clip is made. Change the *seed* of Stage I until it moves we
 again, and Run: the clip is kept, only Stage II works.
 """
 
+_WHAT_TO_CHANGE = """\
+## What to change
+
+- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
+again; the template *core-model* avoids that."""
+
 _FULL = f"""\
 # 2K from a picture
 
@@ -52,10 +58,7 @@ been reckoned, not measured. *Segment Overlap Config* shows the plan before anyt
 3. Press **Run**.
 
 {_MOTION_FIRST}
-## What to change
-
-- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
-again; the template *core-model* avoids that.
+{_WHAT_TO_CHANGE}
 - **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Stage II needs no more \
 memory for it, Stage I does.
 - **Faster Stage II**: *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
@@ -80,10 +83,7 @@ which a segment is 3,520 tokens where 2K has 17,600. Nobody has measured it on a
 3. Press **Run**.
 
 {_MOTION_FIRST}
-## What to change
-
-- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
-again; the template *core-model* avoids that.
+{_WHAT_TO_CHANGE}
 - **Still out of memory**: *weight_format* fp8_e4m3fn halves the model; *segment_length* 1; a \
 smaller *width* and *height* in *CSG 2K Sampler* (multiples of 64).
 - **Room to spare**: 1920x1088 there, and *segment_length* 3.
