@@ -146,7 +146,8 @@ class CSG2KSampler(io.ComfyNode):
                         tooltip=(
                             "Seeds of their own for some segments, to roll again what went wrong: "
                             '"2:77, 4:5" gives segment 2 the seed 77 and segment 4 the seed 5. '
-                            "Counted from 0."
+                            "Counted from 0. With resume on, those before the first of them "
+                            "are not sampled again."
                         ),
                     )
                 ),
@@ -229,9 +230,10 @@ class CSG2KSampler(io.ComfyNode):
         observe.start()
         reference = _reference(vae, image, motion, plan, carry, observe)
         observe.lap(Phase.REFERENCE)
-        store = (
-            open_store(cls.hidden.dynprompt, cls.hidden.unique_id, reference) if resume else None
-        )
+        store = None
+        if resume:
+            hidden, seeds = cls.hidden, settings.segment_seeds
+            store = open_store(hidden.dynprompt, hidden.unique_id, reference, seeds)
         finished = finished_of(store, plan.segments, reference)
         latent = sample(reference, finished)
         observe.lap(Phase.REFINE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,19 @@ _WITHOUT_EFFECT = {
 }
 """Inputs of ours that change no number: a run that was short of memory may go on with less."""
 
+_OF_SEGMENTS = ("segment_seeds",)
+"""Inputs of the sampler by which a run's segments differ: the store tells these apart."""
+
 _MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
 
 _log = logging.getLogger(__name__)
 
 
 def open_store(
-    graph: DynamicPrompt, node: str, reference: Float[Tensor, "1 c t h w"]
+    graph: DynamicPrompt,
+    node: str,
+    reference: Float[Tensor, "1 c t h w"],
+    segment_seeds: Mapping[int, int],
 ) -> SegmentStore | None:
     """Open the store of a run; None if nothing tells this run from others.
 
@@ -46,6 +52,7 @@ def open_store(
         graph: the prompt, with what nodes have put into it: it names files, prompts, settings.
         node: id of the sampler in it; what does not lead to it does not matter.
         reference: the encoded picture and motion clip, whatever made them.
+        segment_seeds: seeds of their own for some segments: what comes before them is kept.
     """
     try:
         words = json.dumps(_ancestors(graph, node), sort_keys=True)
@@ -58,7 +65,7 @@ def open_store(
     folder = parent / digest.hexdigest()[:32]
     if not folder.is_dir():
         forget_old(parent, most=MOST_RUNS - 1)
-    return SegmentStore(folder)
+    return SegmentStore(folder, segment_seeds)
 
 
 def finished_of(store: SegmentStore | None, plan: SegmentPlan, reference: Tensor) -> Finished:
@@ -84,7 +91,7 @@ def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
             continue
         entry = graph.get_node(name)
         kind = entry["class_type"]
-        idle = _WITHOUT_EFFECT.get(kind, ())
+        idle = _OF_SEGMENTS if name == node else _WITHOUT_EFFECT.get(kind, ())
         settings = {key: of for key, of in entry["inputs"].items() if key not in idle}
         found[name] = [kind, settings, _model_files(settings.values())]
         for value in entry["inputs"].values():

@@ -95,6 +95,29 @@ def test_stage2_is_cancelled_and_goes_on(server, resume):
 
 
 @pytest.mark.usefixtures("no_segments")
+def test_a_segment_that_is_rolled_again_keeps_those_before_it(server):
+    """And the clip is what it would have been with this seed from the beginning."""
+    made = tiny(server, seed=18, motion=picture(17, 48, 32, 3))
+    made.graph.keep(made.latent, "latent")
+    first = server.run(made.graph)
+    inputs = made.graph.prompt[made.sampler.id]["inputs"]
+    inputs["segment_seeds"] = "1:77"
+    second = server.run(made.graph)
+    inputs["resume"] = False
+    third = server.run(made.graph)
+    inputs["resume"], inputs["segment_seeds"] = True, ""
+    forget(server)
+    fourth = server.run(made.graph)
+    samples = [each.kept["latent"]["samples"] for each in (first, second, third, fourth)]
+    assert f"1 of {SEGMENTS} segments were there" in second.outputs[made.sampler.id]["text"][0]
+    assert torch.equal(samples[1], samples[2])
+    assert not torch.equal(samples[0], samples[1])
+    assert torch.equal(samples[3], samples[0])
+    words = fourth.outputs[made.sampler.id]["text"][0]
+    assert f"{SEGMENTS} of {SEGMENTS} segments were there already" in words
+
+
+@pytest.mark.usefixtures("no_segments")
 def test_what_comes_after_the_sampling_may_fail(server):
     """Segments stay when all are there: whoever died in the decode does not sample again."""
     made = tiny(server, seed=16, motion=picture(17, 48, 32, 3))
@@ -163,7 +186,7 @@ def name(seed, text="pan left", other=0, reference=reference):
     sampler = {"class_type": "CSG2KSampler", "inputs": {"seed": seed, "positive": ["1.0.1", 0]}}
     prompt.add_ephemeral_node("1.0.1", words, "1", "1")
     prompt.add_ephemeral_node("1.0.2", sampler, "1", "1")
-    return open_store(prompt, "1.0.2", reference).folder.name
+    return open_store(prompt, "1.0.2", reference, {}).folder.name
 
 result = [name(1), name(1), name(1, other=5), name(2), name(1, "pan right"),
           name(1, reference=reference + 1)]
@@ -197,7 +220,7 @@ def name(content, at):
         "1": {"class_type": "VAELoader", "inputs": {"vae_name": "replaced.safetensors"}},
         "2": {"class_type": "CSG2KSampler", "inputs": {"vae": ["1", 0], "note": "../no.pth"}},
     }
-    return open_store(DynamicPrompt(graph), "2", noise(1, 48, 3, 4, 4, seed=1)).folder.name
+    return open_store(DynamicPrompt(graph), "2", noise(1, 48, 3, 4, 4, seed=1), {}).folder.name
 
 result = [name(b"a", 1), name(b"a", 1), name(b"b", 2), name(b"bb", 2)]
 file.unlink()

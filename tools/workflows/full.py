@@ -36,16 +36,10 @@ else changes.
 _MOTION_FIRST = """\
 ## The motion first
 
-Hold Ctrl and draw a box around groups *Stage II* and *Watch it*, press **Ctrl+M** (mute), and \
-Run: only the small clip is made. Change the *seed* of Stage I until it moves well. Then Ctrl+M \
-again, and Run: the clip is kept, only Stage II works.
+Hold Ctrl and draw a box around all groups from **3** on, press **Ctrl+M** (mute), and Run: only \
+the small clip is made. Change the *seed* of Stage I until it moves well. Then Ctrl+M again, and \
+Run: the clip is kept, only Stage II works.
 """
-
-_WHAT_TO_CHANGE = """\
-## What to change
-
-- Changing any input of *Load SwiftI2V Models*, a Stage II LoRA too, makes ComfyUI run Stage I \
-again; the template *core-model* avoids that."""
 
 _FULL = f"""\
 # 2K from a picture
@@ -58,10 +52,12 @@ been reckoned, not measured. *Segment Overlap Config* shows the plan before anyt
 3. Press **Run**.
 
 {_MOTION_FIRST}
-{_WHAT_TO_CHANGE}
+## What to change
+
+- Each stage has a loader of its own: what changes in Stage II's leaves the small clip as it is.
 - **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Stage II needs no more \
 memory for it, Stage I does.
-- **Faster Stage II**: *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
+- **Faster Stage II**: in its loader *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
 cfg 1, solver renoise: a sixth of the work. Its licence is said to be CC BY-NC-SA 4.0, not for \
 commercial work: look it up.
 - **Too soft**: try *carry_detail* 0.5 to 1, which takes your picture's own detail along with the \
@@ -83,7 +79,9 @@ which a segment is 3,520 tokens where 2K has 17,600. Nobody has measured it on a
 3. Press **Run**.
 
 {_MOTION_FIRST}
-{_WHAT_TO_CHANGE}
+## What to change
+
+- One loader serves both stages: changing any of its inputs makes ComfyUI run Stage I again.
 - **Still out of memory**: *weight_format* fp8_e4m3fn halves the model; *segment_length* 1; a \
 smaller *width* and *height* in *CSG 2K Sampler* (multiples of 64).
 - **Room to spare**: 1920x1088 there, and *segment_length* 3.
@@ -122,31 +120,39 @@ def full_2k() -> Canvas:
     canvas.note(_FULL, "2K from a picture", 890)
     canvas.column("1 · Picture, prompt, models", BLUE, 520)
     picture = canvas.add("LoadImage", "Your picture", image=PICTURE)
-    models = canvas.add(
+    first = canvas.add(
         "LoadSwiftModels",
+        "Stage I's models",
         models="my files",
         motion_high=I2V_HIGH.name,
         motion_low=I2V_LOW.name,
         motion_vae=VAE_21.name,
-        detail=TI2V_5B.name,
-        detail_vae=VAE_22.name,
         text_encoder=UMT5.name,
         motion_high_lora=LIGHTX2V_HIGH.name,
         motion_low_lora=LIGHTX2V_LOW.name,
-        files=(I2V_HIGH, I2V_LOW, LIGHTX2V_HIGH, LIGHTX2V_LOW, VAE_21, TI2V_5B, VAE_22, UMT5),
+        files=(I2V_HIGH, I2V_LOW, LIGHTX2V_HIGH, LIGHTX2V_LOW, VAE_21, UMT5),
     )
-    positive, negative = _prompts(canvas, models)
+    positive, negative = _prompts(canvas, first)
     canvas.column("2 · Stage I: how things move", YELLOW, 400)
     motion = canvas.add(
         "MotionReference360P",
-        motion_model=models["motion_model"],
+        motion_model=first["motion_model"],
         image=picture["IMAGE"],
         positive=positive["CONDITIONING"],
         seed=7,
     )
     save_motion(canvas, motion, fps=16.0)
-    canvas.column("3 · Stage II: the video in 2K", GREEN, 460)
+    canvas.column("3 · Stage II: models, segments", GREEN, 520)
+    models = canvas.add(
+        "LoadSwiftModels",
+        "Stage II's models",
+        models="my files",
+        detail=TI2V_5B.name,
+        detail_vae=VAE_22.name,
+        files=(TI2V_5B, VAE_22),
+    )
     segments = canvas.add("SegmentOverlapConfig")
+    canvas.column("4 · Stage II: the video in 2K", GREEN, 460)
     latent = canvas.add(
         "CSG2KSampler",
         detail_model=models["detail_model"],
@@ -161,7 +167,7 @@ def full_2k() -> Canvas:
         solver="unipc",
         seed=7,
     )
-    canvas.column("4 · Watch it", PURPLE, 640)
+    canvas.column("5 · Watch it", PURPLE, 640)
     video = canvas.add("SwiftVAEDecodeToVideo", samples=latent["latent"], vae=models["vae"])
     save_video(canvas, video, "swift/2k")
     return canvas
