@@ -1,7 +1,6 @@
 """The command ``generate``: check everything, run the main path, write what was made."""
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from typing import Any
 
 from ..errors import OutputError
 from ..files import check_writable, reserved
+from ..geometry import pixel_frames_of
 from ..media.codecs import VideoCodec
-from ..media.fidelity import psnr
+from ..media.fidelity import Fidelity, FidelityMeter
 from ..media.pictures import fit_picture, load_picture
 from ..media.sources import ClipSource
 from ..memory.streaming import StreamReport
@@ -157,8 +157,8 @@ def _settings(options: argparse.Namespace, models: ModelSet) -> GenerationSettin
     )
 
 
-def _run(job: _Job, bars: Bars, streamed: Callable[[str, StreamReport], None]) -> float:
-    """Run the main path, and give the PSNR of the video's first frame to the picture."""
+def _run(job: _Job, bars: Bars, streamed: Callable[[str, StreamReport], None]) -> Fidelity:
+    """Run the main path, and tell how the video holds together."""
     options, output = job.options, job.settings.output
 
     def keep_motion(clip: Tensor) -> None:
@@ -184,17 +184,23 @@ def _run(job: _Job, bars: Bars, streamed: Callable[[str, StreamReport], None]) -
         keep=Keep(motion=keep_motion, latent=keep_latent),
     )
     fitted = fit_picture(job.picture, height=output.height, width=output.width)
-    fidelity: float | None = None
+    meter = _meter(job, fitted)
     with open_writer(options, height=output.height, width=output.width, rate=options.fps) as writer:
         for chunk in frames:
-            if fidelity is None:
-                fidelity = psnr(chunk[0], fitted)
+            meter.watch(chunk)
             writer.write(chunk)
-    assert fidelity is not None, "a video has frames"
-    return fidelity
+    return meter.read()
 
 
-def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[str, Any]:
+def _meter(job: _Job, fitted: Tensor) -> FidelityMeter:
+    """Have each segment judged by its own frames."""
+    time = job.models.detail_vae.config.compression.time
+    segments = job.plan.generation.segments.segments
+    starts = [pixel_frames_of(segment.targets[0], time=time) for segment in segments]
+    return FidelityMeter(fitted, starts, time=time)
+
+
+def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: Fidelity) -> dict[str, Any]:
     """Collect what was asked for, what was done and what it took."""
     settings = job.settings
 
@@ -225,7 +231,7 @@ def _report(job: _Job, bars: Bars, *, seconds: float, fidelity: float) -> dict[s
         "attention": job.runtime.attention_name,
         "compiled": job.runtime.compiles,
         "stages": _stages(job.plan, bars),
-        "first_frame_psnr_db": fidelity if math.isfinite(fidelity) else None,
+        "fidelity": fidelity.as_data(),
         "seconds": {"total": seconds, **bars.seconds},
         "peak_memory": peak_memory(),
         "machine": machine(),

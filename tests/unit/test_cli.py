@@ -182,6 +182,9 @@ def test_generate_writes_everything_it_was_asked_for(generate, tmp_path, capsys)
     report = json.loads(files["--report"].read_text())
     assert report["seed"] == 3
     assert report["segment_seeds"] == {"0": 9}
+    assert len(report["fidelity"]["segments"]) == len(report["plan"]["segments"])
+    assert all(segment["sharpness"] > 0 for segment in report["fidelity"]["segments"])
+    assert report["fidelity"]["first_frame_psnr_db"] > 0
     assert report["plan"]["output"] == {"pixel_frames": 9, "height": 64, "width": 128}
     phases = {"motion: picture", "motion", "motion: decode", "reference", "refine", "decode"}
     assert phases < set(report["seconds"])

@@ -57,9 +57,9 @@ been reckoned, not measured. *Segment Overlap Config* shows the plan before anyt
 - Each stage has a loader of its own: what changes in Stage II's leaves the small clip as it is.
 - **pixel_frames** in Stage I: the length, 4n+1, up to 241 (15 seconds). Stage II needs no more \
 memory for it, Stage I does.
-- **Faster Stage II**: in its loader *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K Sampler* steps 4, \
-cfg 1, solver renoise: a sixth of the work. Its licence is said to be CC BY-NC-SA 4.0, not for \
-commercial work: look it up.
+- **Faster Stage II**: in its loader *detail_lora* [{TURBO.name}]({TURBO.url}), and in *CSG 2K \
+Sampler* steps 4, cfg 1, solver renoise: a sixth of the work. Its licence is said to be CC \
+BY-NC-SA 4.0, not for commercial work: look it up.
 - **Too soft**: try *carry_detail* 0.5 to 1, which takes your picture's own detail along with the \
 motion; nobody has judged it with this model yet.
 - **Out of memory**: *segment_length* 2, or a smaller video.
