@@ -233,7 +233,7 @@ class CSG2KSampler(io.ComfyNode):
         store = None
         if resume:
             hidden, seeds = cls.hidden, settings.segment_seeds
-            store = open_store(hidden.dynprompt, hidden.unique_id, reference, seeds)
+            store = open_store(hidden.dynprompt, hidden.unique_id, (image, motion), seeds)
         finished = finished_of(store, plan.segments, reference)
         latent = sample(reference, finished)
         observe.lap(Phase.REFINE)

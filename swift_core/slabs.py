@@ -44,6 +44,11 @@ class Slabs:
         self._left -= slab.nbytes
         return slab
 
+    def clear(self) -> None:
+        """Unlock what nobody has."""
+        self._left += sum(slab.nbytes for slab in self._free)
+        self._free.clear()
+
     def give_back(self, slab: Tensor) -> None:
         """Take a piece back that nothing reads any more."""
         self._free.append(slab)

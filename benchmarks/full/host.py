@@ -11,7 +11,7 @@ import torch
 
 from swift_core.geometry import PixelShape, motion_shape
 from swift_core.memory.fetching import fetch
-from swift_core.stages.pixels import to_clip, to_pixels
+from swift_core.stages.pixels import to_clip, to_frames, to_pixels
 from swift_core.stages.reference import enlarging, workplace
 from swift_core.stages.runtime import Runtime
 
@@ -41,7 +41,7 @@ def measure_host(record: Record, scale: Scale) -> None:
 
     def leaves() -> Run:
         made = torch.rand(1, 3, 4, *size).to(machine.device, machine.compute) * 2 - 1
-        return lambda: list(fetch([to_clip(made)]))
+        return lambda: list(map(to_clip, fetch([to_frames(made)])))
 
     works: dict[str, Callable[[], Run]] = {
         "enlarging the motion clip": partial(enlarges, 0.0),

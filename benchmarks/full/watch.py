@@ -179,6 +179,11 @@ class WatchedRuntime(Runtime):
         with self.watch.loading():
             return super().load(*args, **kwargs)
 
+    def load_text(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a text encoder, and count the time."""
+        with self.watch.loading():
+            return super().load_text(*args, **kwargs)
+
     def load_dit(self, *args: Any, **kwargs: Any) -> Any:
         """Load a DiT, and count the time."""
         with self.watch.loading():

@@ -84,7 +84,7 @@ def make_core_motion(
     sample_clip = _sample_anchored if is_anchored else _sample_masked
     latent = sample_clip(models, guidance, given, latent_shape, settings, runtime)
     vae = open_vae(models.vae, memory_required=decoding)
-    return decode_motion(vae, latent, shape, runtime)
+    return decode_motion(vae, latent, shape, replace(runtime, is_under_way=True))
 
 
 def _channels(model: Any) -> tuple[int, int]:

@@ -6,6 +6,7 @@ The VAE that a latent belongs to turns raw ones into normalised ones, and clips 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,9 @@ def decode_stream(
     Raises:
         BudgetError: if there is too little memory for it.
     """
-    runtime, shape = vae_runtime(vae, observe), clip_shape({"samples": latent}, vae)
+    # What was sampled must not be lost: with less room than planned, finer bands are tried.
+    runtime = replace(vae_runtime(vae, observe), is_under_way=True)
+    shape = clip_shape({"samples": latent}, vae)
     with saying_what_helps(budget_of(vae)):
         own = open_vae(vae, memory_required=decode_memory(vae, shape))
         yield from decode_clip(own, latent, phase=Phase.DECODE, runtime=runtime)

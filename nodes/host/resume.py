@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import folder_paths
+import torch
 
 from ...swift_core.segments.plan import SegmentPlan
 from ...swift_core.segments.sampler import Finished
-from ...swift_core.shapes import Float, Tensor
+from ...swift_core.shapes import Tensor
 from ...swift_core.weights.segment_store import SegmentStore, forget_old
 from .files import find_file
 
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 def open_store(
     graph: DynamicPrompt,
     node: str,
-    reference: Float[Tensor, "1 c t h w"],
+    shown: Iterable[Tensor],
     segment_seeds: Mapping[int, int],
 ) -> SegmentStore | None:
     """Open the store of a run; None if nothing tells this run from others.
@@ -51,7 +52,8 @@ def open_store(
     Args:
         graph: the prompt, with what nodes have put into it: it names files, prompts, settings.
         node: id of the sampler in it; what does not lead to it does not matter.
-        reference: the encoded picture and motion clip, whatever made them.
+        shown: picture and motion clip, whatever made them. Not their encoding: on a card its last
+            bits depend on the bands that it was made in, and so on what memory was free.
         segment_seeds: seeds of their own for some segments: what comes before them is kept.
     """
     try:
@@ -60,7 +62,10 @@ def open_store(
         _log.warning("SwiftI2V: segments are not kept; an input is no plain value: %s", error)
         return None
     digest = hashlib.sha256(words.encode())
-    digest.update(reference.contiguous().cpu().numpy().tobytes())
+    for tensor in shown:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+        digest.update(memoryview(values.view(torch.uint8).numpy()).cast("B"))
     parent = Path(folder_paths.get_user_directory()) / "swift_i2v" / "segments"
     folder = parent / digest.hexdigest()[:32]
     if not folder.is_dir():

@@ -6,14 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OutputError
-from ..geometry import PixelShape
-from ..media.codecs import CODECS, VideoCodec
-
-
-def video_nbytes(shape: PixelShape, codec: VideoCodec) -> int:
-    """Estimate how large a video file becomes; one of much noise becomes larger."""
-    pixels = shape.pixel_frames * shape.height * shape.width
-    return int(pixels * CODECS[codec].bits_per_pixel / 8)
 
 
 def check_disk(files: Mapping[Path, int]) -> None:

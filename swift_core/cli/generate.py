@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import OutputError
 from ..files import check_writable, reserved
 from ..geometry import pixel_frames_of
-from ..media.codecs import VideoCodec
+from ..media.codecs import VideoCodec, video_nbytes
 from ..media.fidelity import Fidelity, FidelityMeter
 from ..media.pictures import fit_picture, load_picture
 from ..media.sources import ClipSource
@@ -22,7 +22,7 @@ from ..stages.run_plan import RunPlan, plan_run
 from ..stages.runtime import Runtime, log_streamed
 from ..weights.latents import SavedLatent, save_latent
 from ..weights.model_set import ModelSet, add_loras, loras_of
-from .disk import check_disk, video_nbytes
+from .disk import check_disk
 from .loras import loras_as_data, open_loras
 from .reporting import Bars, machine, peak_memory, write_json
 from .settings import (

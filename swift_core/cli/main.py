@@ -6,7 +6,7 @@ Exit status 0 means done, 2 means refused or stopped, with the reason on standar
 from collections.abc import Sequence
 
 from ..errors import SwiftError
-from ..memory.shortage import is_shortage
+from ..shortage import is_shortage
 from .arguments import make_parser
 from .speech import complain
 

@@ -5,6 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import MediaError, OutputError
+from ..geometry import PixelShape
 
 
 class VideoCodec(Enum):
@@ -91,6 +92,12 @@ CODECS = {
         options=(("level", "3"), ("slicecrc", "1")),
     ),
 }
+
+
+def video_nbytes(shape: PixelShape, codec: VideoCodec) -> int:
+    """Estimate how large a video file becomes; one of much noise becomes larger."""
+    pixels = shape.pixel_frames * shape.height * shape.width
+    return int(pixels * CODECS[codec].bits_per_pixel / 8)
 
 
 def codecs_for(suffix: str) -> tuple[VideoCodec, ...]:

@@ -37,7 +37,7 @@ class _Fetched:
     def __init__(self, tensor: Tensor) -> None:
         self._target = _empty_like(tensor)
         self._target.copy_(tensor, non_blocking=True)
-        event: Any = torch.cuda.Event()
+        event: Any = torch.cuda.Event(blocking=True)  # whoever waits leaves the core to others
         event.record(torch.cuda.current_stream(tensor.device))
         self._arrived = event
 

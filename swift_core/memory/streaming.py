@@ -16,10 +16,10 @@ import torch
 from ..lanes import Lane, Mark, open_lane
 from ..model.blocks import DiTBlock
 from ..model.dit import WanDiT
+from ..shortage import attempt
 from ..slabs import Slabs
 from .host_block import HostBlock, read_block
 from .residency import SLOTS, Residency
-from .shortage import attempt
 
 _log = logging.getLogger(__name__)
 
@@ -129,14 +129,9 @@ class BlockStream:
 
     def shrink(self) -> bool:
         """Let half of the resident blocks be streamed from now on; False if there are none."""
-        now = self.residency
-        if now.resident == 0:
+        if self.residency.resident == 0:
             return False
-        for host in self._host:
-            host.go_home()
-        self._lane.finish()
-        self._slots.clear()
-        self.residency = replace(now, resident=now.resident // 2)
+        self._leave_half()
         self._settle()
         return True
 
@@ -159,7 +154,23 @@ class BlockStream:
             copied_nbytes=self._copied_nbytes, copy_seconds=copies, waited_seconds=waits
         )
 
+    def _leave_half(self) -> None:
+        """Have everything in host memory, and half as many blocks to stay on the device."""
+        for host in self._host:
+            host.go_home()
+        self._lane.finish()
+        self._slots.clear()
+        self.residency = replace(self.residency, resident=self.residency.resident // 2)
+
     def _settle(self) -> None:
+        """Bring the blocks that stay, or half of them if there is no memory for all, and so on."""
+        while (shortage := attempt(self._bring_first).shortage) is not None:
+            if self.residency.resident == 0:
+                raise shortage
+            self._leave_half()
+            _log.warning("out of memory: beginning with %s", self.residency.describe())
+
+    def _bring_first(self) -> None:
         """Bring the blocks that stay, and the first of those that pass."""
         streamed = self.residency.streamed
         for index, host in enumerate(self._host):

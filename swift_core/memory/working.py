@@ -37,13 +37,24 @@ class Step:
 
         Attention is counted without a matrix of scores, and what a library takes for itself is not.
         """
-        # Keys and values of one token in one block; the run has held the prompt's in two blocks.
-        memory = 2 * config.dim * compute.itemsize
-        prompt_tokens = self.prompts * config.layers - min(_BLOCKS, config.layers)
+        run = _memory_nbytes(config, compute, layers=min(_BLOCKS, config.layers))
         tokens = self.remembered_frames * self.window.tokens_per_frame(config.patch)
-        remembered = self.prompts * config.layers * tokens
-        held = prompt_tokens * config.text_tokens + remembered
-        return _forward_nbytes(config, self.window, compute) + held * memory
+        remembered = self.prompts * tokens * _token_nbytes(config, compute, layers=config.layers)
+        kept = self.kept_nbytes(config, compute=compute) - run + remembered
+        return _forward_nbytes(config, self.window, compute) + kept
+
+    def kept_nbytes(self, config: DiTConfig, *, compute: torch.dtype) -> int:
+        """Tell the bytes of the prompts as the DiT has read them: between steps they stay."""
+        return self.prompts * _memory_nbytes(config, compute, layers=config.layers)
+
+
+def _memory_nbytes(config: DiTConfig, compute: torch.dtype, *, layers: int) -> int:
+    """Tell the bytes of a prompt's keys and values in so many blocks."""
+    return config.text_tokens * _token_nbytes(config, compute, layers=layers)
+
+
+def _token_nbytes(config: DiTConfig, compute: torch.dtype, *, layers: int) -> int:
+    return 2 * config.dim * compute.itemsize * layers
 
 
 @lru_cache(maxsize=64)

@@ -4,10 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..errors import BudgetError
-from ..memory.shortage import is_shortage
 from ..progress import Phase
 from ..segments.plan import Segment
 from ..shapes import Float, Tensor
+from ..shortage import is_shortage
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
 from ..weights.slots import Slot

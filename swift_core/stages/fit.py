@@ -1,8 +1,8 @@
 """One stage of a run, fitted into a device's memory, before a weight is read."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -27,6 +27,8 @@ class StageMemory:
 
     Attributes:
         words: how it will run.
+        placed: the same as numbers: blocks and how many are resident, or bands, over how many
+            levels, and whether their state is parked.
         device_nbytes: the most that is on the device.
         host_nbytes: that stay in host memory: blocks that are streamed, LoRAs in the others, parked
             state. Weights that are mapped and brought to the device once only pass through.
@@ -35,6 +37,7 @@ class StageMemory:
     """
 
     words: str
+    placed: Mapping[str, int]
     device_nbytes: int
     host_nbytes: int
     copied_nbytes: int = 0
@@ -86,9 +89,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class FittedDiT(Fitted):
-    """A DiT's stage."""
+    """A DiT's stage.
+
+    Attributes:
+        residency: where its blocks are.
+        kept_nbytes: that stay with it between steps: the prompts that it has read.
+    """
 
     residency: Residency
+    kept_nbytes: int
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,10 @@ class Fit:
         """
         total, visiting = text_nbytes(config, compute=self.compute, packed_nbytes=packed_nbytes)
         if total <= self.budget_nbytes:
-            return Fitted(StageMemory(words="all layers", device_nbytes=total, host_nbytes=0))
+            placed = {"blocks": config.layers, "resident": config.layers}
+            return Fitted(
+                StageMemory(words="all layers", placed=placed, device_nbytes=total, host_nbytes=0)
+            )
         if visiting > self.budget_nbytes:
             raise BudgetError(
                 f"the text encoder takes at least {in_gb(visiting)} with its layers one after the "
@@ -130,7 +142,10 @@ class Fit:
                 least_nbytes=visiting,
             )
         words = f"{config.layers} layers, one after the other"
-        return Fitted(StageMemory(words=words, device_nbytes=visiting, host_nbytes=total))
+        placed = {"blocks": config.layers, "resident": 0}
+        return Fitted(
+            StageMemory(words=words, placed=placed, device_nbytes=visiting, host_nbytes=total)
+        )
 
     def dit(
         self, config: DiTConfig, step: Step, packed_nbytes: int | None, added: AddedBytes
@@ -146,11 +161,12 @@ class Fit:
         )
         stage = StageMemory(
             words=made.words,
+            placed={"blocks": made.blocks, "resident": made.resident},
             device_nbytes=made.device_nbytes,
             host_nbytes=made.streamed_nbytes + made.resident * added.block,
             copied_nbytes=step.passes * made.streamed_nbytes,
         )
-        return FittedDiT(stage, made)
+        return FittedDiT(stage, made, step.kept_nbytes(config, compute=self.compute))
 
     def encode(self, config: VAEConfig, shape: PixelShape) -> FittedVAE:
         """Fit the encode of a clip."""
@@ -175,6 +191,7 @@ class Fit:
         words += f", {in_gb(parked)} of state parked in host memory" if parked else ""
         stage = StageMemory(
             words=words,
+            placed=asdict(banding),
             device_nbytes=made.peak.nbytes,
             host_nbytes=parked,
             # With each chunk all of it comes, and all of it goes back at the same time.

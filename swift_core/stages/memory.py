@@ -14,7 +14,6 @@ import torch
 
 from ..errors import BudgetError
 from ..geometry import PixelShape
-from ..memory.residency import Residency
 from ..model.config import DiTConfig
 from ..vae.bands import Banding
 from ..weights.lora_sizes import AddedBytes, added_nbytes
@@ -75,6 +74,7 @@ class MemoryPlan:
             "stages": {
                 name: {
                     "how": stage.words,
+                    **stage.placed,
                     "device_nbytes": stage.device_nbytes,
                     "host_nbytes": stage.host_nbytes,
                     "copied_nbytes": stage.copied_nbytes,
@@ -133,7 +133,7 @@ def plan_memory(
     refining, decoding = fitted["refine"], fitted["decode"]
     assert isinstance(refining, FittedDiT)
     assert isinstance(decoding, FittedVAE)
-    together = _together(refining.residency, decoding)
+    together = _together(refining, decoding)
     if refining.residency.streamed or together > budget_nbytes:
         return MemoryPlan(budget_nbytes=budget_nbytes, stages=stages)
     words = f"{decoding.stage.words}, each segment as soon as it is finished"
@@ -186,12 +186,12 @@ def _wanted(
     return wanted
 
 
-def _together(residency: Residency, decoding: FittedVAE) -> int:
+def _together(refining: FittedDiT, decoding: FittedVAE) -> int:
     """Tell what a DiT and a VAE take that work in turns, with all weights there."""
-    peak = decoding.plan.peak
+    residency, peak = refining.residency, decoding.plan.peak
     weights = residency.device_nbytes - residency.working_nbytes + peak.weights_nbytes
     sampling = residency.working_nbytes + peak.state_nbytes
-    return weights + max(sampling, peak.working_nbytes)
+    return weights + max(sampling, refining.kept_nbytes + peak.working_nbytes)
 
 
 def _with_ways_out(

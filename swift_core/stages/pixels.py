@@ -17,9 +17,9 @@ from ..errors import BudgetError, MediaError
 from ..geometry import PixelShape, latent_frames_of, pixel_frames_of
 from ..memory.fetching import fetch
 from ..memory.host import free_host_nbytes
-from ..memory.shortage import attempt
 from ..progress import Phase, observed
 from ..shapes import Float, Tensor
+from ..shortage import attempt
 from ..vae.autoencoder import WanVAE
 from ..vae.bands import WHOLE, Banding
 from ..vae.config import VAEConfig
@@ -36,11 +36,14 @@ def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor,
     return runtime.place(rearrange(clip, "p h w c -> 1 c p h w") * 2 - 1)
 
 
-def to_clip(pixels: Float[Tensor, "1 3 p h w"]) -> Float[Tensor, "p h w 3"]:
-    """Bring a VAE's pixels to a clip, where they are."""
-    clip = torch.empty((*pixels.shape[2:], 3), device=pixels.device)
-    clip.copy_(rearrange(pixels, "1 c p h w -> p h w c"))
-    return clip.add_(1).div_(2).clamp_(0, 1)
+def to_frames(pixels: Float[Tensor, "1 3 p h w"]) -> Float[Tensor, "p h w 3"]:
+    """Bring a VAE's pixels to a clip's order, where they are and as they are."""
+    return rearrange(pixels, "1 c p h w -> p h w c").contiguous()
+
+
+def to_clip(frames: Float[Tensor, "p h w 3"]) -> Float[Tensor, "p h w 3"]:
+    """Bring a VAE's frames to a clip, in memory of its own."""
+    return frames.to(torch.float32, copy=True).add_(1).div_(2).clamp_(0, 1)
 
 
 def encode_clip(
@@ -120,10 +123,11 @@ def decode_clip(
             yield runtime.place(latent[:, :, index : index + 1])
 
     def begin(banding: Banding) -> Iterator[Tensor]:
-        made = map(to_clip, vae.decode_frames(frames(), banding=banding))
+        # They come in the VAE's own numbers, of 16 bits on a card: half of what is to be locked.
+        made = map(to_frames, vae.decode_frames(frames(), banding=banding))
         done = 0
         for there in (steps,) if arriving is None else arriving():
-            yield from fetch(islice(made, there - done))
+            yield from map(to_clip, fetch(islice(made, there - done)))
             done = there
 
     first = banding or _banding(plan_decode, vae, shape, runtime)

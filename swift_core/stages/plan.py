@@ -38,6 +38,7 @@ def planned_models(models: ModelSet) -> PlannedModels:
         motion_vae=models.motion_vae.config,
         detail=models.detail.config,
         detail_vae=models.detail_vae.config,
+        experts=1 if models.motion_low is None else 2,
         motion_packed_nbytes=models.motion_high.packed_nbytes,
         detail_packed_nbytes=models.detail.packed_nbytes,
         text=text if isinstance(text, UMT5Config) else None,
@@ -51,6 +52,7 @@ PUBLISHED_MODELS = PlannedModels(
     motion_vae=WAN21_VAE,
     detail=WAN22_REFERENCE_5B,
     detail_vae=WAN22_VAE,
+    experts=2,
 )
 """Wan2.2-I2V-A14B for motion and the 96-channel TI2V-5B for detail."""
 
@@ -219,7 +221,7 @@ def plan_generation(
         motion_step=Step(
             window=motion_latent,
             prompts=motion_recipe.prompts,
-            passes=motion_recipe.prompts * (motion_recipe.steps + 1),
+            passes=motion_recipe.prompts * (motion_recipe.steps + models.experts),
         ),
         detail_step=_detail_step(latent, plan, detail_recipe),
         motion_nbytes=0 if has_motion else BYTES_PER_PARAMETER * dit_parameters(models.motion),

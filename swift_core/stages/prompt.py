@@ -1,14 +1,20 @@
 """The prompt as the models take it."""
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import PromptError
 from ..flow.recipe import Recipe
+from ..memory.streaming import run_steadily
 from ..model.dit import PromptKeys, WanDiT
 from ..shapes import Float, Tensor
+from ..shortage import attempt
 from ..text.encoder import TextEncoder
 from ..weights.slots import Slot, TextConfig
 from .runtime import Runtime
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +54,22 @@ def encode_prompt(
     runtime: Runtime,
 ) -> PromptEmbeddings:
     """Embed a prompt, and a negative one unless it is None; the encoder is loaded for that only."""
-    text = runtime.load_text(encoder)
-    return PromptEmbeddings(
-        positive=runtime.place(text.encode(prompt, max_tokens=max_tokens)),
-        negative=None
-        if negative is None
-        else runtime.place(text.encode(negative, max_tokens=max_tokens)),
-    )
+
+    def encode(*, by_layer: bool) -> PromptEmbeddings:
+        text = runtime.load_text(encoder, by_layer=by_layer)
+
+        def embed(words: str) -> Tensor:
+            return runtime.place(text.encode(words, max_tokens=max_tokens))
+
+        return PromptEmbeddings(
+            positive=embed(prompt), negative=None if negative is None else embed(negative)
+        )
+
+    made = attempt(partial(encode, by_layer=False)).made
+    if made is not None:
+        return made
+    _log.warning("out of memory: the text encoder's layers come one after the other")
+    return encode(by_layer=True)
 
 
 def read_prompt(dit: WanDiT, prompt: PromptEmbeddings, recipe: Recipe) -> GuidedPrompt:
@@ -63,15 +78,17 @@ def read_prompt(dit: WanDiT, prompt: PromptEmbeddings, recipe: Recipe) -> Guided
     Raises:
         PromptError: if the recipe guides and there is no negative prompt.
     """
+
+    def read(embeddings: Tensor) -> PromptKeys:
+        return run_steadily(dit, lambda: dit.read_prompt(embeddings))
+
     if recipe.cfg == 1:
-        return GuidedPrompt(positive=dit.read_prompt(prompt.positive), negative=None, cfg=1.0)
+        return GuidedPrompt(positive=read(prompt.positive), negative=None, cfg=1.0)
     if prompt.negative is None:
         raise PromptError(
             f"cfg {recipe.cfg:g} guides away from a negative prompt, but there is none; connect "
             "one (it may be empty) or set cfg to 1."
         )
     return GuidedPrompt(
-        positive=dit.read_prompt(prompt.positive),
-        negative=dit.read_prompt(prompt.negative),
-        cfg=recipe.cfg,
+        positive=read(prompt.positive), negative=read(prompt.negative), cfg=recipe.cfg
     )

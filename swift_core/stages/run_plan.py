@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..media.codecs import VideoCodec, video_nbytes
 from .fit import in_gb
 from .memory import Between, MemoryPlan, plan_memory
 from .plan import GenerationPlan
@@ -54,6 +55,11 @@ class RunPlan:
         return {work.stage: estimate(work) for work in self.generation.work}
 
     @property
+    def video_nbytes(self) -> int:
+        """Estimate the size of the video's file, in the usual codec."""
+        return video_nbytes(self.generation.output, VideoCodec.H264)
+
+    @property
     def rereads(self) -> bool:
         """Whether streamed blocks are more than host memory has free: every pass reads the disk."""
         host = self.resources.host_nbytes
@@ -70,11 +76,17 @@ class RunPlan:
         data["speed"] = asdict(self.resources.speed)
         data["memory"] = None if self.memory is None else self.memory.as_data()
         data["latent_nbytes"] = self.generation.latent_nbytes
+        data["video_nbytes"] = self.video_nbytes
         return data
 
     def describe(self) -> str:
         """Give the plan in words, a line each."""
-        lines = [self.generation.describe()]
+        video, latent = self.video_nbytes / 1e6, self.generation.latent_nbytes / 1e6
+        lines = [
+            self.generation.describe(),
+            f"disk      about {video:.0f} MB for the video, {latent:.0f} MB for its latent where "
+            "that is kept",
+        ]
         if self.memory is not None:
             lines.append(self.memory.describe())
         if self.rereads:

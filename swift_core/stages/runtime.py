@@ -88,20 +88,31 @@ class Runtime:
         )
 
     def load(self, slot: Slot[ConfigT, ModuleT]) -> ModuleT:
-        """Load a model of a set onto the device; it is gone when the caller lets go of it."""
+        """Load a model of a set onto the device; it is gone when the caller lets go of it.
+
+        What streaming has locked is unlocked: a VAE parks its state in host memory.
+        """
+        if self.slabs is not None:
+            self.slabs.clear()
+        self._tidy()
         model = slot.load(self.precision).to(self.device)
         use_attention(model, self.attention)
         self._loaded(slot)
         return model
 
-    def load_text(self, slot: Slot[TextConfig, TextEncoder]) -> TextEncoder:
-        """Load a text encoder; where it does not fit, its layers come one after the other."""
-        if self.budget_nbytes is None:
-            return self.load(slot)
+    def load_text(
+        self, slot: Slot[TextConfig, TextEncoder], *, by_layer: bool = False
+    ) -> TextEncoder:
+        """Load a text encoder; where it does not fit, its layers come one after the other.
+
+        Args:
+            by_layer: whether they do so anyway.
+        """
         encoder = slot.load(self.precision)
-        layers = encoder.layers()
+        layers, budget = encoder.layers(), self.budget_nbytes
         nbytes = sum(parameter.nbytes for parameter in encoder.parameters())
-        if nbytes <= self.budget_nbytes() or not layers:
+        fits = not by_layer and (budget is None or nbytes <= budget())
+        if fits or not layers:
             encoder.to(self.device)
         else:
             _log.info("%s: its layers come one after the other", slot.source)
@@ -121,6 +132,7 @@ class Runtime:
         Raises:
             BudgetError: if not even two blocks fit at a time.
         """
+        self._tidy()
         dit = slot.load(self.precision)
         use_attention(dit, self.attention)
         if self.compiles:
@@ -161,6 +173,14 @@ class Runtime:
             dit.stream = None
             if report.copied_nbytes:
                 self.streamed(slot.source, report)
+
+    def _tidy(self) -> None:
+        """Give back what the last model has left: or weights would come to lie between its parts.
+
+        PyTorch keeps freed memory in large pieces, and gives none back of which a part is in use.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _loaded(self, slot: Slot[ConfigT, ModuleT]) -> None:
         if self.order is not None:

@@ -19,10 +19,11 @@ class PlannedModels:
     """The configurations of the models that a run uses.
 
     Attributes:
-        motion: Stage I's DiT; both experts are alike.
+        motion: Stage I's DiT; all experts are alike.
         motion_vae: its VAE.
         detail: Stage II's DiT.
         detail_vae: its VAE.
+        experts: how many take turns in Stage I.
         motion_packed_nbytes: of an expert's weights, where they stay packed in 8 bits.
         detail_packed_nbytes: of Stage II's.
         text: the text encoder, where it is large enough to matter and works in this run.
@@ -34,6 +35,7 @@ class PlannedModels:
     motion_vae: VAEConfig
     detail: DiTConfig
     detail_vae: VAEConfig
+    experts: int = 1
     motion_packed_nbytes: int | None = None
     detail_packed_nbytes: int | None = None
     text: UMT5Config | None = None

@@ -186,7 +186,7 @@ def name(seed, text="pan left", other=0, reference=reference):
     sampler = {"class_type": "CSG2KSampler", "inputs": {"seed": seed, "positive": ["1.0.1", 0]}}
     prompt.add_ephemeral_node("1.0.1", words, "1", "1")
     prompt.add_ephemeral_node("1.0.2", sampler, "1", "1")
-    return open_store(prompt, "1.0.2", reference, {}).folder.name
+    return open_store(prompt, "1.0.2", (reference,), {}).folder.name
 
 result = [name(1), name(1), name(1, other=5), name(2), name(1, "pan right"),
           name(1, reference=reference + 1)]
@@ -220,7 +220,7 @@ def name(content, at):
         "1": {"class_type": "VAELoader", "inputs": {"vae_name": "replaced.safetensors"}},
         "2": {"class_type": "CSG2KSampler", "inputs": {"vae": ["1", 0], "note": "../no.pth"}},
     }
-    return open_store(DynamicPrompt(graph), "2", noise(1, 48, 3, 4, 4, seed=1), {}).folder.name
+    return open_store(DynamicPrompt(graph), "2", (noise(1, 48, 3, 4, 4, seed=1),), {}).folder.name
 
 result = [name(b"a", 1), name(b"a", 1), name(b"b", 2), name(b"bb", 2)]
 file.unlink()

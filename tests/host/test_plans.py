@@ -377,13 +377,13 @@ class Store:
 resuming.SegmentStore = Store
 same = {}, {"memory_gb": 0.0}, {"memory_gb": 8.0}, {"shown": 640}
 for loading in (*same, {"detail": "other.safetensors"}, {"other": 2}):
-    resuming.open_store(Graph(**loading), "2", reference, {})
+    resuming.open_store(Graph(**loading), "2", (reference,), {})
 assert len(set(opened[: len(same)])) == 1, opened
 assert len(set(opened)) == 3, opened
 
 logging.getLogger(resuming.__name__).addHandler(Kept(logging.WARNING))
 for constant in (torch.zeros(2), object(), {2: 1, "a": 1}):
-    assert resuming.open_store(Graph(constant=constant), "2", reference, {}) is None
+    assert resuming.open_store(Graph(constant=constant), "2", (reference,), {}) is None
 assert len(heard) == 3 and "Object of type Tensor is" in heard[0], heard
 segments = core("swift_core.segments.plan").plan_segments(3, plans.SegmentSettings())
 assert resuming.finished_of(None, segments, reference) == Finished()

@@ -1,5 +1,8 @@
 """Bands change nothing: bit for bit, whatever the size, the depth and the number of bands."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -27,7 +30,12 @@ FORMS = {
 SIZES = {"height": st.integers(1, 7), "width": st.integers(2, 3)}
 BANDINGS = st.builds(
     Banding, levels=st.integers(1, 5), bands=st.integers(2, 12), parks=st.booleans()
-)
+) | st.builds(Banding, levels=st.integers(1, 5), bands=st.just(1), parks=st.just(True))
+
+SHORT_BOUND = 1e-2
+"""How far bands may be from whole frames in bf16 on a card, whose libraries choose kernels by size,
+so that sums may be in another order: a share of the length; rounding itself moves it by up to 2 %
+(tests/twin/test_vae.py). On the CPU they are the same there too."""
 
 
 def largest_difference(made, expected):
@@ -58,6 +66,33 @@ def test_encoding_in_bands_is_encoding(form, frames, height, width, banding):
     pixels = torch.rand(1, 3, 4 * frames - 3, space * height, space * width) * 2 - 1
     made = vae.encode(pixels, banding=banding)
     assert largest_difference(made, vae.encode(pixels)) == 0
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_bands_in_16_bits(form, device):
+    vae = copy.deepcopy(FORMS[form]).to(device, torch.bfloat16)
+    draws, space = torch.Generator().manual_seed(0), vae.config.compression.space
+    latent = torch.randn((1, 8, 3, 8, 3), generator=draws)
+    pixels = torch.rand((1, 3, 9, 8 * space, 3 * space), generator=draws) * 2 - 1
+    for banding in (Banding(levels=2, bands=3), Banding(levels=3, bands=2, parks=True)):
+        for work, start in ((partial(vae.decode, clamp=False), latent), (vae.encode, pixels)):
+            whole = work(start.to(device, torch.bfloat16))
+            made = work(start.to(device, torch.bfloat16), banding=banding)
+            difference = (made.float() - whole.float()).norm()
+            assert difference <= (0 if device == "cpu" else SHORT_BOUND * whole.float().norm())
 
 
 def test_the_comparison_would_see_a_halo_that_is_too_small(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from swift_core.memory.layers import visit_by_layer
 from swift_core.precision import BF16, FP32
 from swift_core.stages.fit import text_nbytes
+from swift_core.stages.prompt import encode_prompt
 from swift_core.text.umt5 import UMT5_XXL
 from swift_core.weights.build_text import build_umt5
 from swift_core.weights.slots import Slot
@@ -87,6 +88,33 @@ def test_a_runtime_visits_only_what_does_not_fit(encoder_slot):
         runtime = replace(RUNTIME, budget_nbytes=lambda budget=budget: budget)
         loaded = runtime.load_text(encoder_slot)
         assert all(len(layer._forward_pre_hooks) == hooks for layer in loaded.layers())
+
+
+@pytest.mark.parametrize("budget", [None, 10**9])
+@pytest.mark.parametrize("where", ["weights", "work"])
+def test_out_of_memory_its_layers_come_in_turn(encoder_slot, monkeypatch, caplog, budget, where):
+    """Whether it is found out as they come, or as they work."""
+
+    def load(precision):
+        encoder = encoder_slot.load(precision)
+        if not loaded:
+            breaks = {"weights": "to", "work": "encode"}[where]
+            monkeypatch.setattr(encoder, breaks, no_memory)
+        loaded.append(encoder)
+        return encoder
+
+    def no_memory(*_given, **_more):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    loaded = []
+    bound = None if budget is None else lambda: budget
+    runtime, whole = replace(RUNTIME, budget_nbytes=bound), encoder_slot.load(FP32)
+    words = {"negative": "blurred", "max_tokens": 20, "runtime": runtime}
+    made = encode_prompt(replace(encoder_slot, load=load), PROMPT, **words)
+    assert torch.equal(made.positive, whole.encode(PROMPT, max_tokens=20))
+    assert torch.equal(made.negative, whole.encode("blurred", max_tokens=20))
+    assert [len(encoder.layers()[0]._forward_pre_hooks) for encoder in loaded] == [0, 1]
+    assert "layers come one after the other" in caplog.text
 
 
 def test_weights_are_counted_as_the_module_has_them(encoder_slot):

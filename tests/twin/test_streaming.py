@@ -5,6 +5,9 @@ who is where when. A lane of its own makes copies late, as a device does, to sho
 marks alone keeps work and copies apart.
 """
 
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -305,6 +308,30 @@ def test_the_next_model_takes_what_the_last_one_locked(monkeypatch):
     assert len(pinned) > LAYERS - 2, "slabs of another size are let go of"
 
 
+def test_locked_memory_that_nobody_has_is_let_go_of_when_told(monkeypatch):
+    alive = []
+
+    class Pinning(lanes.DirectLane):
+        def pin(self, slab):
+            alive.append(weakref.ref(slab))
+            return True
+
+    monkeypatch.setattr(streaming, "open_lane", lambda _device: Pinning())
+    first, second = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
+    largest, _ = block_nbytes(first)
+    slabs = Slabs(LAYERS * largest)
+    stream = stream_blocks(first, residency(first, LAYERS - 2), device=CPU, slabs=slabs)
+    stream_blocks(second, residency(second, LAYERS - 3), device=CPU, slabs=slabs)
+    stream.close()
+    first.stream = None
+    del stream
+    slabs.clear()
+    assert [ref() is None for ref in alive] == [True, True, False, False, False]
+    third = small_dit(layers=LAYERS)
+    stream_blocks(third, residency(third, 0), device=CPU, slabs=slabs)
+    assert len(alive) == 5 + LAYERS - 3, "what was let go of may be locked anew"
+
+
 def test_closed_without_locked_memory_it_is_as_before():
     whole, dit = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
     home = {name: parameter.data_ptr() for name, parameter in dit.named_parameters()}
@@ -330,6 +357,31 @@ def test_out_of_memory_goes_on_with_fewer_resident_blocks(caplog):
     assert torch.equal(run_steadily(dit, work), run(whole))
     assert tried == [7, 3, 1]
     assert caplog.text.count("out of memory: going on with") == 2
+
+
+def test_blocks_that_do_not_find_room_at_first_are_streamed(monkeypatch, caplog):
+    """The device has less than was planned with when they come, or when some have to go."""
+    whole, dit = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
+    expected, bring, room = run(whole), BlockStream._bring_first, [LAYERS - 2]
+
+    def has_room(self):
+        if self.residency.resident > room[0]:
+            self._host[0].point_at([tensor.clone() for tensor in self._host[0].tensors])
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return bring(self)
+
+    monkeypatch.setattr(BlockStream, "_bring_first", has_room)
+    stream = stream_blocks(dit, residency(dit, LAYERS), device=CPU)
+    assert stream.residency.resident == LAYERS // 2
+    assert torch.equal(run(dit), expected)
+    room[0] = 0
+    assert stream.shrink()
+    assert stream.residency.resident == 0
+    assert torch.equal(run(dit), expected)
+    assert "out of memory: beginning with" in caplog.text
+    room[0] = -1
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stream_blocks(small_dit(), replace(residency(dit, 0), blocks=2), device=CPU)
 
 
 def test_memory_that_is_never_enough_is_an_error_and_no_loop():

@@ -317,7 +317,14 @@ def test_a_broken_package_is_found_on_first_use(broken, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(), KeyboardInterrupt()]
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        MemoryError(),
+        KeyboardInterrupt(),
+    ],
 )
 def test_no_memory_and_a_stop_are_not_the_backends_fault(error, package, caplog):
     def first_raises(query, key, value):

@@ -1,6 +1,7 @@
 """Files are read before their turn: the next model's, and never more than memory holds."""
 
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -31,12 +32,28 @@ def test_what_memory_cannot_hold_is_left_alone(tmp_path, monkeypatch):
     assert reading.read_nbytes == 0
 
 
-def test_it_stops_when_told_to_and_minds_no_missing_file(tmp_path):
+def test_a_missing_file_is_no_matter(tmp_path):
     reading = ReadAhead([tmp_path / "nowhere"])
     reading.wait()
-    reading = ReadAhead([write(tmp_path / "a", 10**6)])
+    assert reading.read_nbytes == 0
+
+
+def test_it_reads_no_more_when_told_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_ahead, "_PIECE", 1000)
+    begun, told = Event(), Event()
+
+    class Slow(ReadAhead):
+        def _read_file(self, path, piece):
+            super()._read_file(path, piece)
+            begun.set()
+            assert told.wait(60)
+
+    reading = Slow([write(tmp_path / "a", 3000), write(tmp_path / "b", 5000)])
+    assert begun.wait(60)
+    reading._stop.set()  # as stop() does, which would wait for the thread
+    told.set()
     reading.stop()
-    assert reading.read_nbytes <= 10**6
+    assert reading.read_nbytes == 3000
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Which motion clips are taken, and what is said of the others."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from swift_core.errors import MediaError
 from swift_core.geometry import PixelShape
-from swift_core.stages.reference import check_motion, workplace
+from swift_core.live_bytes import LiveBytes
+from swift_core.stages.reference import build_reference, check_motion, workplace
+from tests.models import RUNTIME, small_vae
 
 VIDEO = PixelShape(pixel_frames=9, height=1408, width=2560)
 
@@ -60,3 +63,24 @@ def test_a_clip_of_another_length_is_refused(frames, said):
 )
 def test_frames_are_enlarged_where_that_can_be_done(device, place):
     assert workplace(torch.device(device)) == torch.device(place)
+
+
+@pytest.mark.parametrize("carry", [0.0, 1.0])
+def test_a_longer_clip_is_never_there_as_a_whole(carry):
+    """In large; of what is kept for it only the latent grows."""
+    vae, output = small_vae(), PixelShape(pixel_frames=9, height=128, width=192)
+    draws = torch.Generator().manual_seed(0)
+    picture = torch.rand((128, 192, 3), generator=draws)
+
+    def peak(frames):
+        motion = torch.rand((frames, 32, 48, 3), generator=draws)
+        shape = replace(output, pixel_frames=frames)
+        with torch.inference_mode(), LiveBytes([picture, motion, *vae.parameters()]) as alive:
+            latent = build_reference(
+                vae, picture, motion, output=shape, carry=carry, runtime=RUNTIME
+            )
+        return alive.peak - latent.nbytes
+
+    short, long = peak(9), peak(29)
+    assert short > 4 * picture.nbytes, "it counts the frames that come together"
+    assert long == pytest.approx(short, rel=0.02)

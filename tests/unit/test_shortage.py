@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from swift_core.memory.shortage import attempt, is_shortage
+from swift_core.shortage import attempt, is_shortage
 
 
 @pytest.mark.parametrize(
