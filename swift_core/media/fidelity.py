@@ -127,4 +127,4 @@ def _slope(rows: Float[Tensor, "r w 3"]) -> float:
 
 
 def _colour(rows: Float[Tensor, "r w 3"]) -> tuple[float, ...]:
-    return tuple(rows.mean(dim=(0, 1)).tolist())
+    return tuple(float(channel) for channel in rows.mean(dim=(0, 1)))

@@ -319,7 +319,7 @@ def test_locked_memory_that_nobody_has_is_let_go_of_when_told(monkeypatch):
     monkeypatch.setattr(streaming, "open_lane", lambda _device: Pinning())
     first, second = small_dit(layers=LAYERS), small_dit(layers=LAYERS)
     largest, _ = block_nbytes(first)
-    slabs = Slabs(LAYERS * largest)
+    slabs = Slabs(int(1.1 * LAYERS * largest))  # a slab is a little larger than its block
     stream = stream_blocks(first, residency(first, LAYERS - 2), device=CPU, slabs=slabs)
     stream_blocks(second, residency(second, LAYERS - 3), device=CPU, slabs=slabs)
     stream.close()

@@ -225,6 +225,9 @@ def test_it_is_said_in_words_and_as_data():
     data = json.loads(json.dumps(made.as_data()))
     assert data["budget_nbytes"] == 22 * GB
     assert data["stages"]["refine"]["device_nbytes"] == made.stages["refine"].device_nbytes
+    assert (data["stages"]["motion"]["blocks"], data["stages"]["motion"]["resident"]) == (40, 23)
+    decode = data["stages"]["decode"]
+    assert (decode["bands"], decode["levels"], decode["parks"]) == (1, 2, True)
 
 
 def test_weights_are_counted_as_the_modules_have_them():
