@@ -33,8 +33,9 @@ _WITHOUT_EFFECT = {
 }
 """Inputs of ours that change no number: a run that was short of memory may go on with less."""
 
-_OF_SEGMENTS = ("segment_seeds",)
-"""Inputs of the sampler by which a run's segments differ: the store tells these apart."""
+_OF_SAMPLER = ("resume", "segment_seeds")
+"""Inputs of the sampler itself that make no other run: by seeds of their own a run's segments
+differ, and the store tells these apart."""
 
 _MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
 
@@ -96,7 +97,7 @@ def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
             continue
         entry = graph.get_node(name)
         kind = entry["class_type"]
-        idle = _OF_SEGMENTS if name == node else _WITHOUT_EFFECT.get(kind, ())
+        idle = _OF_SAMPLER if name == node else _WITHOUT_EFFECT.get(kind, ())
         settings = {key: of for key, of in entry["inputs"].items() if key not in idle}
         found[name] = [kind, settings, _model_files(settings.values())]
         for value in entry["inputs"].values():
