@@ -111,7 +111,7 @@ def nodes_in(printed):
         ),
         (
             ("--graph", "low-vram"),
-            "headless: LoadSwiftModels: .*motion_high: .* put them there and press R, choose",
+            "headless: LoadSwiftModels: .* put (it|them) there and press R, choose",
         ),
     ],
 )
