@@ -244,6 +244,30 @@ def test_a_share_that_is_none_is_refused(carry):
         check_carry(carry)
 
 
+def test_it_works_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
+    """Also where a frame cannot be followed."""
+    threads, follow = [], Tracker.follow
+
+    def noting(self, frame):
+        threads.append(torch.get_num_threads())
+        if len(threads) == 2:
+            raise ZeroDivisionError
+        return follow(self, frame)
+
+    monkeypatch.setattr(Tracker, "follow", noting)
+    frames = [torch.full((HEIGHT, WIDTH, 3), 0.5)] * 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        carry_through(frames)
+        with pytest.raises(ZeroDivisionError):
+            carry_through(frames)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 1]
+
+
 def test_looking_up_at_their_own_places_gives_pictures_back():
     noise = torch.rand((1, 3, 17, 23), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(look_up(noise, places_of(noise)), noise, atol=1e-5, rtol=0)
