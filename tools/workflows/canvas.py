@@ -21,7 +21,7 @@ HEIGHTS = {
     "LoadSwiftModels": 660,
     "MotionReference360P": 620,
     "SegmentOverlapConfig": 530,
-    "CSG2KSampler": 950,
+    "CSG2KSampler": 980,
     "SwiftVAEDecodeToVideo": 170,
     "LoadImage": 340,
     "LoadVideo": 340,
