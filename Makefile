@@ -31,7 +31,7 @@ demo: $(VENV)/.demo ## one picture in, one video out; the path of the mp4 is the
 # Each worker computes on one core (tests/conftest.py); a real ComfyUI is tested by one.
 test: $(VENV)/.dev ## everything but what needs a GPU or real checkpoints
 	$(BIN)/python -m pytest -q -m "not host" -n logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -q -m host -rs
+	$(BIN)/python -m pytest -q -m host
 
 lint: $(VENV)/.dev ## style, types, layers
 	$(BIN)/ruff check .

@@ -158,7 +158,7 @@ class CSG2KSampler(io.ComfyNode):
                         tooltip=(
                             "Keep segments on disk as they are finished. After Cancel, a crash or "
                             "a decode that failed the same run goes on where it was; with any "
-                            "other setting, picture or seed it begins anew."
+                            "other picture or setting but segment_seeds it begins anew."
                         ),
                     )
                 ),
@@ -233,7 +233,7 @@ class CSG2KSampler(io.ComfyNode):
         store = None
         if resume:
             hidden, seeds = cls.hidden, settings.segment_seeds
-            store = open_store(hidden.dynprompt, hidden.unique_id, (image, motion), seeds)
+            store = open_store(hidden.dynprompt, hidden.unique_id, (image[:1], motion), seeds)
         finished = finished_of(store, plan.segments, reference)
         latent = sample(reference, finished)
         observe.lap(Phase.REFINE)

@@ -39,6 +39,9 @@ differ, and the store tells these apart."""
 
 _MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
 
+_MAKING = 2
+"""How references and segments are made: another number when the same inputs come to make others."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +57,8 @@ def open_store(
         graph: the prompt, with what nodes have put into it: it names files, prompts, settings.
         node: id of the sampler in it; what does not lead to it does not matter.
         shown: picture and motion clip, whatever made them. Not their encoding: on a card its last
-            bits depend on the bands that it was made in, and so on what memory was free.
+            bits depend on the bands that it was made in, and so on what memory was free. Those of a
+            clip that Stage I makes again may as well.
         segment_seeds: seeds of their own for some segments: what comes before them is kept.
     """
     try:
@@ -62,11 +66,11 @@ def open_store(
     except (TypeError, ValueError) as error:  # nodes may put any object into a graph that they make
         _log.warning("SwiftI2V: segments are not kept; an input is no plain value: %s", error)
         return None
-    digest = hashlib.sha256(words.encode())
+    digest = hashlib.sha256(f"{_MAKING} {words}".encode())
     for tensor in shown:
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
-        digest.update(memoryview(values.view(torch.uint8).numpy()).cast("B"))
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
     parent = Path(folder_paths.get_user_directory()) / "swift_i2v" / "segments"
     folder = parent / digest.hexdigest()[:32]
     if not folder.is_dir():
@@ -100,7 +104,7 @@ def _ancestors(graph: DynamicPrompt, node: str) -> dict[str, Any]:
         idle = _OF_SAMPLER if name == node else _WITHOUT_EFFECT.get(kind, ())
         settings = {key: of for key, of in entry["inputs"].items() if key not in idle}
         found[name] = [kind, settings, _model_files(settings.values())]
-        for value in entry["inputs"].values():
+        for value in settings.values():
             if isinstance(value, list) and len(value) == 2:  # a link: node id and output
                 waiting.append(str(value[0]))
     return found

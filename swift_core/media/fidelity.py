@@ -24,7 +24,7 @@ class SegmentFidelity:
 
     Attributes:
         join: how much changes from the frame before it to its first one, as a multiple of what
-            usually changes from one latent frame to the next; None where nothing does.
+            usually changes where a latent frame begins; None where nothing does.
         sharpness: mean slope, as a share of the picture's; None where that is flat.
         colour: mean red, green and blue less the picture's, in levels of 255.
     """
@@ -35,7 +35,11 @@ class SegmentFidelity:
 
     def as_data(self) -> dict[str, Any]:
         """Give it as JSON does."""
-        return {"join": self.join, "sharpness": self.sharpness, "colour": list(self.colour)}
+        return {
+            "join": _finite(self.join),
+            "sharpness": _finite(self.sharpness),
+            "colour": [_finite(channel) for channel in self.colour],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +57,9 @@ class Fidelity:
     segments: tuple[SegmentFidelity, ...]
 
     def as_data(self) -> dict[str, Any]:
-        """Give it as JSON does, which knows no infinity."""
-        first = self.first_frame_psnr_db
+        """Give it as JSON does."""
         return {
-            "first_frame_psnr_db": first if math.isfinite(first) else None,
+            "first_frame_psnr_db": _finite(self.first_frame_psnr_db),
             "segments": [segment.as_data() for segment in self.segments],
         }
 
@@ -119,6 +122,11 @@ class FidelityMeter:
         steps = range(1, len(self._changes), self._time)
         inside = [self._changes[at] for at in steps if at not in self._starts]
         return median(inside or [self._changes[at] for at in steps] or [0.0])
+
+
+def _finite(number: float | None) -> float | None:
+    """Give a number as JSON does, which knows no infinity, nor what is none."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _slope(rows: Float[Tensor, "r w 3"]) -> float:

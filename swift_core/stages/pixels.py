@@ -56,7 +56,8 @@ def encode_clip(
 ) -> Float[Tensor, "1 c t h w"]:
     """Encode a stream of pixel chunks into a latent, fp32, in host memory, allocated once.
 
-    Where memory runs out all the same, it begins again with finer bands; the latent is the same.
+    Where memory runs out all the same, it begins again with finer bands; the latent is the
+    same, to rounding.
 
     Args:
         chunks: begins the stream; it is asked again where the encode begins again.

@@ -68,7 +68,7 @@ def encode_prompt(
     made = attempt(partial(encode, by_layer=False)).made
     if made is not None:
         return made
-    _log.warning("out of memory: the text encoder's layers come one after the other")
+    _log.warning("out of memory: trying with the text encoder's layers one after the other")
     return encode(by_layer=True)
 
 

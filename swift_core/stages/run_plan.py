@@ -55,8 +55,8 @@ class RunPlan:
         return {work.stage: estimate(work) for work in self.generation.work}
 
     @property
-    def video_nbytes(self) -> int:
-        """Estimate the size of the video's file, in the usual codec."""
+    def h264_nbytes(self) -> int:
+        """Estimate the size of the video's file in the usual codec."""
         return video_nbytes(self.generation.output, VideoCodec.H264)
 
     @property
@@ -76,16 +76,16 @@ class RunPlan:
         data["speed"] = asdict(self.resources.speed)
         data["memory"] = None if self.memory is None else self.memory.as_data()
         data["latent_nbytes"] = self.generation.latent_nbytes
-        data["video_nbytes"] = self.video_nbytes
+        data["h264_nbytes"] = self.h264_nbytes
         return data
 
     def describe(self) -> str:
         """Give the plan in words, a line each."""
-        video, latent = self.video_nbytes / 1e6, self.generation.latent_nbytes / 1e6
+        video, latent = self.h264_nbytes / 1e6, self.generation.latent_nbytes / 1e6
         lines = [
             self.generation.describe(),
-            f"disk      about {video:.0f} MB for the video, {latent:.0f} MB for its latent where "
-            "that is kept",
+            f"disk      about {video:.0f} MB for the video in h264, {latent:.0f} MB for its latent "
+            "where that is kept",
         ]
         if self.memory is not None:
             lines.append(self.memory.describe())

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -61,6 +62,8 @@ class SegmentStore:
                 continue
             if tuple(targets.shape) == shape:
                 found[index] = targets
+                with suppress(OSError):  # of what is kept the oldest goes first
+                    path.touch()
         return found
 
     def save(self, index: int, targets: Float[Tensor, "b c m h w"]) -> None:

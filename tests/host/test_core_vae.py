@@ -242,6 +242,8 @@ request, banding = work(weights + 0.9 * much, 0.9 * much)
 assert not banding.is_whole and request == memory.room_for(peak(banding))
 request, banding = work(weights + 1.01 * much, 0.9 * much)  # or has not
 assert request == memory.room_for(peak(bands.WHOLE)) and not banding.is_whole
+_, banding = work(weights + 1.01 * much, 0.02 * much)  # or others have nearly all of it
+assert banding == plans_of.finest(config)
 
 free.update(total=weights + 0.02 * much, now=0.02 * much)
 asked.clear(), used.clear()

@@ -363,6 +363,7 @@ class Graph:
             "2": {"class_type": "CSG2KSampler", "inputs": {**links, "seed": constant}},
             "3": {"class_type": "SegmentOverlapConfig", "inputs": segments},
             "4": {"class_type": "Another", "inputs": {"memory_gb": other, "plan_width": other}},
+            "5": {"class_type": "Words", "inputs": {"text": str(loading)}},
         }
     def has_node(self, name): return name in self.nodes
     def get_node(self, name): return self.nodes[name]
@@ -375,7 +376,7 @@ class Store:
     def __init__(self, folder, seeds): opened.append(folder.name)
 
 resuming.SegmentStore = Store
-same = {}, {"memory_gb": 0.0}, {"memory_gb": 8.0}, {"shown": 640}
+same = {}, {"memory_gb": 0.0}, {"memory_gb": ["5", 0]}, {"memory_gb": 8.0}, {"shown": 640}
 for loading in (*same, {"detail": "other.safetensors"}, {"other": 2}):
     resuming.open_store(Graph(**loading), "2", (reference,), {})
 assert len(set(opened[: len(same)])) == 1, opened

@@ -114,7 +114,7 @@ def test_out_of_memory_its_layers_come_in_turn(encoder_slot, monkeypatch, caplog
     assert torch.equal(made.positive, whole.encode(PROMPT, max_tokens=20))
     assert torch.equal(made.negative, whole.encode("blurred", max_tokens=20))
     assert [len(encoder.layers()[0]._forward_pre_hooks) for encoder in loaded] == [0, 1]
-    assert "layers come one after the other" in caplog.text
+    assert "layers one after the other" in caplog.text
 
 
 def test_weights_are_counted_as_the_module_has_them(encoder_slot):

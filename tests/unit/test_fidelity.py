@@ -1,5 +1,6 @@
 """What a report says of a finished video: where it jumps, pales or blurs."""
 
+import json
 import math
 
 import pytest
@@ -101,3 +102,12 @@ def test_a_still_of_one_colour_has_no_numbers_but_its_colour():
     meter.watch(grey)
     for segment in meter.read().as_data()["segments"]:
         assert segment == {"join": None, "sharpness": None, "colour": [0, 0, 0]}
+
+
+def test_a_video_of_no_numbers_is_still_plain_data():
+    clip = moving()
+    of_segment(clip, 1).fill_(math.nan)
+    data = judge(clip).as_data()
+    assert data["segments"][1] == {"join": None, "sharpness": None, "colour": [None] * 3}
+    assert data["segments"][3]["sharpness"] > 0
+    json.dumps(data, allow_nan=False)

@@ -101,6 +101,18 @@ def test_not_every_take_is_kept(tmp_path):
     assert SegmentStore(tmp_path, {1: 0}).load(SHAPES).keys() == {0}
 
 
+def test_a_take_that_is_used_again_is_not_the_next_to_go(tmp_path):
+    for seed in range(MOST_TAKES):
+        store = SegmentStore(tmp_path, {1: seed})
+        store.save(1, torch.zeros(SHAPES[1]))
+        os.utime(store._path(1), (1000 + seed,) * 2)
+    first = SegmentStore(tmp_path, {1: 0})
+    assert 1 in first.load(SHAPES)
+    SegmentStore(tmp_path, {1: 99}).save(1, torch.zeros(SHAPES[1]))
+    assert 1 in first.load(SHAPES)
+    assert 1 not in SegmentStore(tmp_path, {1: 1}).load(SHAPES)
+
+
 def test_what_is_broken_or_of_another_shape_is_not_there(tmp_path, caplog):
     (tmp_path / "segment-0.safetensors").write_bytes(b"half a file")
     save_file({"targets": torch.zeros(1, 2, 3, 4, 5)}, tmp_path / "segment-1.safetensors")

@@ -27,6 +27,8 @@ from swift_core.stages.resources import Resources
 from swift_core.stages.run_plan import plan_run
 from swift_core.stages.speed import Speed, measure_speed
 from swift_core.vae.bands import WHOLE
+from swift_core.vae.config import WAN22_VAE
+from swift_core.vae.memory import decode_peak
 from swift_core.weights.lora import Lora, match_lora, read_lora
 from swift_core.weights.lora_sizes import AddedBytes
 from tests.models import RUNTIME, SMALL_DIT, slot, small_dit, small_models, small_words
@@ -166,6 +168,13 @@ def test_segments_are_decoded_between_others_where_all_of_it_fits():
     assert together == large.stages["decode"].device_nbytes <= 80 * GB
     assert together > small.stages["decode"].device_nbytes
     assert small.between is None
+    # While the VAE works, the DiT stays, and the prompts that it has read.
+    size, step = {"compute": torch.bfloat16}, plan().detail_step
+    block, fixed = dit_nbytes(WAN22_REFERENCE_5B, **size)
+    decode = decode_peak(WAN22_VAE, 1408, 2560, torch.bfloat16, WHOLE).nbytes
+    kept = step.kept_nbytes(WAN22_REFERENCE_5B, **size)
+    assert kept == 2 * 30 * 512 * 3072 * 2
+    assert together == fixed + 30 * block + kept + decode
 
 
 def test_streaming_takes_as_long_as_its_copies():
