@@ -1,19 +1,23 @@
 """Decoding between the segments: what is finished is on its way while the rest is sampled."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..errors import BudgetError
 from ..progress import Phase
 from ..segments.plan import Segment
 from ..shapes import Float, Tensor
-from ..shortage import is_shortage
+from ..shortage import attempt, is_shortage
 from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
 from ..weights.slots import Slot
 from .memory import Between
 from .pixels import decode_clip
 from .runtime import Runtime
+
+_log = logging.getLogger(__name__)
 
 
 def decode_between(
@@ -26,6 +30,8 @@ def decode_between(
     runtime: Runtime,
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode each segment as soon as it is finished, beside the DiT that samples the next one.
+
+    Where there is no memory for both after all, what is left is sampled first.
 
     Args:
         latent: what ``refining`` writes into.
@@ -47,14 +53,27 @@ def decode_between(
             sample()
             yield finished
 
+    def sample_all() -> bool:
+        if finished == latent.shape[2]:
+            return False
+        _log.warning("out of memory beside Stage II: decoding when all segments are sampled")
+        while finished < latent.shape[2]:
+            sample()
+        return True
+
     sample()  # so that the DiT is there, and has its memory, before the VAE
+    load = partial(runtime.load, vae)
+    loading = attempt(load)
+    if loading.shortage is not None and not sample_all():
+        raise loading.shortage
     yield from decode_clip(
-        runtime.load(vae),
+        load() if loading.made is None else loading.made,
         latent,
         phase=Phase.DECODE,
         runtime=runtime,
         banding=between.banding,
         arriving=arriving,
+        make_room=sample_all,
     )
 
 

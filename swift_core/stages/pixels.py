@@ -31,6 +31,10 @@ _log = logging.getLogger(__name__)
 Planner = Callable[..., VaePlan]
 
 
+def _nothing_to_leave() -> bool:
+    return False
+
+
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
     """Bring frames to the VAE's form."""
     return runtime.place(rearrange(clip, "p h w c -> 1 c p h w") * 2 - 1)
@@ -97,6 +101,7 @@ def decode_clip(
     runtime: Runtime,
     banding: Banding | None = None,
     arriving: Callable[[], Iterator[int]] | None = None,
+    make_room: Callable[[], bool] = _nothing_to_leave,
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode a latent as a stream of clips of 1, then 4 frames each, in order.
 
@@ -108,6 +113,8 @@ def decode_clip(
         banding: None: as few bands as fit.
         arriving: begins a wait for the latent: for each number that it gives, so many frames of it
             are there, and are decoded and given before the next is asked for. None: all are there.
+        make_room: asked when not even the finest bands fit: True if something else has left the
+            device, so that it can begin again.
 
     Raises:
         BudgetError: if the runtime's memory is too small for it.
@@ -132,19 +139,22 @@ def decode_clip(
             done = there
 
     first = banding or _banding(plan_decode, vae, shape, runtime)
-    stream = _steady(begin, first, vae.config)
+    stream = _steady(begin, first, vae.config, make_room)
     yield from observed(stream, phase=phase, steps=steps, observe=runtime.observe)
 
 
 def _steady(
-    begin: Callable[[Banding], Iterator[Tensor]], banding: Banding, config: VAEConfig
+    begin: Callable[[Banding], Iterator[Tensor]],
+    first: Banding,
+    config: VAEConfig,
+    make_room: Callable[[], bool] = _nothing_to_leave,
 ) -> Iterator[Tensor]:
     """Give what a stream gives; out of memory, begin it again with finer bands.
 
     What has been given is worked out once more, because each band has a state of its own, but not
     given twice.
     """
-    given = 0
+    given, banding = 0, first
     stream = begin(banding)
     while True:
         tried = attempt(partial(next, stream, None))
@@ -155,6 +165,8 @@ def _steady(
             yield tried.made
             continue
         less = finer(banding, config)
+        if less is None and make_room():
+            less = first
         if less is None:
             raise tried.shortage
         _log.warning("out of memory after %d chunks: going on with %s", given, less)

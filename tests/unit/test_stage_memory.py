@@ -25,10 +25,12 @@ from swift_core.stages.memory import plan_memory
 from swift_core.stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from swift_core.stages.resources import Resources
 from swift_core.stages.run_plan import plan_run
+from swift_core.stages.runtime import Runtime
 from swift_core.stages.speed import Speed, measure_speed
+from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.bands import WHOLE
 from swift_core.vae.config import WAN22_VAE
-from swift_core.vae.memory import decode_peak
+from swift_core.vae.memory import MOST_BANDS, decode_peak
 from swift_core.weights.lora import Lora, match_lora, read_lora
 from swift_core.weights.lora_sizes import AddedBytes
 from tests.models import RUNTIME, SMALL_DIT, slot, small_dit, small_models, small_words
@@ -392,6 +394,65 @@ def test_a_shortage_of_the_sampler_between_segments_is_told_as_such(picture):
     chunks = generate(small_models(), picture, SETTINGS, runtime=runtime)
     with pytest.raises(BudgetError, match="memory ran out in Stage II"):
         list(chunks)
+
+
+def phases_of(seen):
+    """List sampling and decoding in Stage II as they took turns."""
+    told = (p.phase for p in seen if p.phase in (Phase.REFINE, Phase.DECODE))
+    return [phase for phase, _ in groupby(told)]
+
+
+def test_a_decode_that_finds_no_room_between_segments_waits_for_the_last(
+    picture, monkeypatch, caplog
+):
+    whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
+    seen, bands, kept = [], [], []
+    decode_chunk = WanVAE.decode_chunk
+
+    def fails_beside_the_dit(self, latent, *, cache, banding, **more):
+        if Phase.REFINE in phases_of(seen) and not kept:
+            bands.append(banding)
+            if len(bands) > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return decode_chunk(self, latent, cache=cache, banding=banding, **more)
+
+    monkeypatch.setattr(WanVAE, "decode_chunk", fails_beside_the_dit)
+    runtime = replace(RUNTIME, budget_nbytes=lambda: GB, observe=seen.append)
+    made = torch.cat(
+        list(
+            generate(
+                deep_models(), picture, SETTINGS, runtime=runtime, keep=Keep(latent=kept.append)
+            )
+        )
+    )
+    assert torch.equal(made, whole)
+    assert phases_of(seen) == [Phase.REFINE, Phase.DECODE, Phase.REFINE, Phase.DECODE]
+    assert [p.step for p in seen if p.phase is Phase.DECODE] == [1, 2, 3, 4]
+    assert len(kept) == 1
+    assert max(banding.bands for banding in bands) == MOST_BANDS, "the finest were tried before"
+    assert "decoding when all segments are sampled" in caplog.text
+
+
+def test_a_vae_that_does_not_load_beside_a_dit_waits_for_the_last_segment(
+    picture, monkeypatch, caplog
+):
+    whole = torch.cat(list(generate(deep_models(), picture, SETTINGS, runtime=RUNTIME)))
+    seen, kept = [], []
+    load = Runtime.load
+
+    def fails_beside_the_dit(self, slot):
+        if Phase.REFINE in phases_of(seen) and not kept:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return load(self, slot)
+
+    monkeypatch.setattr(Runtime, "load", fails_beside_the_dit)
+    runtime = replace(RUNTIME, budget_nbytes=lambda: GB, observe=seen.append)
+    chunks = generate(
+        deep_models(), picture, SETTINGS, runtime=runtime, keep=Keep(latent=kept.append)
+    )
+    assert torch.equal(torch.cat(list(chunks)), whole)
+    assert phases_of(seen) == [Phase.REFINE, Phase.DECODE]
+    assert "decoding when all segments are sampled" in caplog.text
 
 
 def test_memory_that_others_took_meanwhile_stops_no_run_that_is_under_way(picture, caplog):
