@@ -18,8 +18,10 @@ from ..memory.streaming import StreamReport
 from ..pipeline import GenerationSettings, Keep, generate, plan
 from ..shapes import Tensor
 from ..stages.plan import GenerationPlan, planned_models
+from ..stages.resources import Resources
 from ..stages.run_plan import RunPlan, plan_run
 from ..stages.runtime import Runtime, log_streamed
+from ..stages.speed import measure_speed
 from ..weights.latents import SavedLatent, save_latent
 from ..weights.model_set import ModelSet, add_loras, loras_of
 from .disk import check_disk
@@ -93,13 +95,21 @@ def _check(options: argparse.Namespace) -> _Job:
         plan=plan_run(
             planned_models(models),
             made,
-            runtime.resources(),
+            _resources(options, runtime),
             compute=runtime.precision.compute,
         ),
         runtime=runtime,
         picture=picture,
         motion=motion,
     )
+
+
+def _resources(options: argparse.Namespace, runtime: Runtime) -> Resources:
+    """Tell what the run may use, and if the estimate is to be reported, how fast the machine is."""
+    made = runtime.resources()
+    if not options.report:
+        return made
+    return replace(made, speed=measure_speed(runtime.device, dtype=runtime.precision.compute))
 
 
 def _written(options: argparse.Namespace, made: GenerationPlan) -> dict[Path, int]:

@@ -186,6 +186,8 @@ def test_generate_writes_everything_it_was_asked_for(generate, tmp_path, capsys)
     assert all(segment["sharpness"] > 0 for segment in report["fidelity"]["segments"])
     assert report["fidelity"]["first_frame_psnr_db"] > 0
     assert report["plan"]["output"] == {"pixel_frames": 9, "height": 64, "width": 128}
+    assert report["plan"]["speed"]["origin"] == "measured"
+    assert set(report["plan"]["seconds"]) == {work["stage"] for work in report["plan"]["work"]}
     phases = {"motion: picture", "motion", "motion: decode", "reference", "refine", "decode"}
     assert phases < set(report["seconds"])
     assert report["recipes"]["detail"]["steps"] == 1
