@@ -14,7 +14,7 @@ from ..vae.autoencoder import WanVAE
 from ..vae.config import VAEConfig
 from ..weights.slots import Slot
 from .memory import Between
-from .pixels import decode_clip
+from .pixels import Arriving, decode_clip
 from .runtime import Runtime
 
 _log = logging.getLogger(__name__)
@@ -38,43 +38,64 @@ def decode_between(
         refining: samples a segment each time that it is asked.
         keep: handed the latent as soon as it is whole.
     """
-    finished = 0
-
-    def sample() -> None:
-        nonlocal finished
-        finished = _next(refining).targets[-1] + 1
-        if finished == latent.shape[2]:
-            deque(refining, maxlen=0)  # lets go of the DiT
-            keep(latent)
-
-    def arriving() -> Iterator[int]:
-        yield finished
-        while finished < latent.shape[2]:
-            sample()
-            yield finished
-
-    def sample_all() -> bool:
-        if finished == latent.shape[2]:
-            return False
-        _log.warning("out of memory beside Stage II: decoding when all segments are sampled")
-        while finished < latent.shape[2]:
-            sample()
-        return True
-
-    sample()  # so that the DiT is there, and has its memory, before the VAE
-    load = partial(runtime.load, vae)
-    loading = attempt(load)
-    if loading.shortage is not None and not sample_all():
-        raise loading.shortage
+    work = _Refining(latent, refining, keep)
+    work.sample()  # so that the DiT is there, and has its memory, before the VAE
     yield from decode_clip(
-        load() if loading.made is None else loading.made,
+        _load_beside(partial(runtime.load, vae), work),
         latent,
         phase=Phase.DECODE,
         runtime=runtime,
         banding=between.banding,
-        arriving=arriving,
-        make_room=sample_all,
+        arriving=Arriving(begin=work.arriving, hurry=work.sample_all),
     )
+
+
+def _load_beside(load: Callable[[], WanVAE], work: "_Refining") -> WanVAE:
+    """Load the VAE beside the DiT, or where there is no memory for both, after it."""
+    tried = attempt(load)
+    if tried.shortage is not None and not work.sample_all():
+        raise tried.shortage
+    return load() if tried.made is None else tried.made
+
+
+class _Refining:
+    """Stage II, which goes on when more of its latent is wanted."""
+
+    def __init__(
+        self, latent: Tensor, refining: Iterator[Segment], keep: Callable[[Tensor], None]
+    ) -> None:
+        self._latent = latent
+        self._refining = refining
+        self._keep = keep
+        self._finished = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to sample."""
+        return self._finished == self._latent.shape[2]
+
+    def sample(self) -> None:
+        """Sample one more segment; after the last one the DiT is let go of."""
+        self._finished = _next(self._refining).targets[-1] + 1
+        if self.is_whole:
+            deque(self._refining, maxlen=0)
+            self._keep(self._latent)
+
+    def sample_all(self) -> bool:
+        """Sample what is left; False if nothing is."""
+        if self.is_whole:
+            return False
+        _log.warning("out of memory beside Stage II: decoding when all segments are sampled")
+        while not self.is_whole:
+            self.sample()
+        return True
+
+    def arriving(self) -> Iterator[int]:
+        """Tell how many frames are finished, and sample more of them when more are asked for."""
+        yield self._finished
+        while not self.is_whole:
+            self.sample()
+            yield self._finished
 
 
 def _next(refining: Iterator[Segment]) -> Segment:

@@ -7,6 +7,7 @@ works on ``"1 3 p h w"`` in [-1, 1] on the device. A chunk is 1 pixel frame, the
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -31,8 +32,23 @@ _log = logging.getLogger(__name__)
 Planner = Callable[..., VaePlan]
 
 
-def _nothing_to_leave() -> bool:
+def _is_all_there() -> bool:
     return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arriving:
+    """A latent that is decoded while it is being made.
+
+    Attributes:
+        begin: begins a wait for it: for each number that this gives, so many frames of it are
+            there, and are decoded and given before the next is asked for.
+        hurry: asked when not even the finest bands fit: has all of it made, so that what makes it
+            can leave the device; False if all of it was there.
+    """
+
+    begin: Callable[[], Iterator[int]]
+    hurry: Callable[[], bool] = _is_all_there
 
 
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
@@ -100,8 +116,7 @@ def decode_clip(
     phase: Phase,
     runtime: Runtime,
     banding: Banding | None = None,
-    arriving: Callable[[], Iterator[int]] | None = None,
-    make_room: Callable[[], bool] = _nothing_to_leave,
+    arriving: Arriving | None = None,
 ) -> Iterator[Float[Tensor, "p h w 3"]]:
     """Decode a latent as a stream of clips of 1, then 4 frames each, in order.
 
@@ -111,15 +126,13 @@ def decode_clip(
     Args:
         latent: anywhere; a frame at a time is brought to the device.
         banding: None: as few bands as fit.
-        arriving: begins a wait for the latent: for each number that it gives, so many frames of it
-            are there, and are decoded and given before the next is asked for. None: all are there.
-        make_room: asked when not even the finest bands fit: True if something else has left the
-            device, so that it can begin again.
+        arriving: how it comes, if not all of it is there.
 
     Raises:
         BudgetError: if the runtime's memory is too small for it.
     """
     size, steps = vae.config.compression, latent.shape[2]
+    coming = arriving or Arriving(begin=lambda: iter((steps,)))
     shape = PixelShape(
         pixel_frames=pixel_frames_of(steps, time=size.time),
         height=size.space * latent.shape[3],
@@ -134,12 +147,12 @@ def decode_clip(
         # They come in the VAE's own numbers, of 16 bits on a card: half of what is to be locked.
         made = map(to_frames, vae.decode_frames(frames(), banding=banding))
         done = 0
-        for there in (steps,) if arriving is None else arriving():
+        for there in coming.begin():
             yield from map(to_clip, fetch(islice(made, there - done)))
             done = there
 
     first = banding or _banding(plan_decode, vae, shape, runtime)
-    stream = _steady(begin, first, vae.config, make_room)
+    stream = _steady(begin, first, vae.config, coming.hurry)
     yield from observed(stream, phase=phase, steps=steps, observe=runtime.observe)
 
 
@@ -147,9 +160,11 @@ def _steady(
     begin: Callable[[Banding], Iterator[Tensor]],
     first: Banding,
     config: VAEConfig,
-    make_room: Callable[[], bool] = _nothing_to_leave,
+    make_room: Callable[[], bool] = _is_all_there,
 ) -> Iterator[Tensor]:
     """Give what a stream gives; out of memory, begin it again with finer bands.
+
+    If there are none, and something else makes room, it begins with the first bands again.
 
     What has been given is worked out once more, because each band has a state of its own, but not
     given twice.

@@ -15,7 +15,17 @@ from torch.nn import functional as F
 
 from ..errors import GeometryError
 from ..shapes import Float, Tensor
-from .planes import blur, is_inside, look_up, places_of, resize, resize_ways, size_of, slopes
+from .planes import (
+    blur,
+    double,
+    is_inside,
+    look_up,
+    places_of,
+    resize,
+    resize_ways,
+    size_of,
+    slopes,
+)
 from .tracker import Tracker
 
 FINE = 3.0
@@ -72,10 +82,11 @@ class DetailCarrier:
     def __init__(
         self, picture: Float[Tensor, "h w 3"], *, height: int, width: int, share: float = 1.0
     ) -> None:
-        self._picture = _planes(picture)
-        self._soft = blur(self._picture, SOFT)
+        planes = _planes(picture)
+        self._dense = double(planes)
+        self._soft = blur(planes, SOFT)
         self._share = share
-        self._tracker = Tracker(resize(self._picture, height=height, width=width).clamp(0, 1))
+        self._tracker = Tracker(resize(planes, height=height, width=width).clamp(0, 1))
 
     def carry(
         self, small: Float[Tensor, "i j 3"], large: Float[Tensor, "h w 3"]
@@ -107,7 +118,7 @@ class DetailCarrier:
 
     def _look_up(self, places: Float[Tensor, "1 2 h w"]) -> Float[Tensor, "1 3 h w"]:
         """Look the picture up; where it is shown smaller, without what would flicker there."""
-        sharp = look_up(self._picture, places)
+        sharp = look_up(self._dense, 2 * places)
         (x_across, x_down), (y_across, y_down) = (slopes(places[:, n : n + 1]) for n in (0, 1))
         size = (x_across * y_down - x_down * y_across).abs().sqrt()
         soft = ((size - 1) / (SOFT_FROM - 1)).clamp(0, 1)

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from ..shapes import Float, Tensor
 
+SINC_REACH = 4
+"""Pixels on each side that a pixel between two is made of."""
+
 
 def blur(planes: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
     """Blur by a Gaussian; beyond its edges a picture goes on as it ends.
@@ -32,6 +35,24 @@ def resize(
 ) -> Float[Tensor, "n c i j"]:
     """Resize as the pipeline resizes clips: bicubic, antialiased; it may overshoot."""
     return F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+
+
+def double(planes: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+    """Give a picture twice the pixels each way: its own, and between them a windowed sinc's.
+
+    Bicubic weights, which places are looked up with, blur what is fine beside a pixel; in this one
+    everything is half as fine. Source: the Hann window as in Harris, "On the use of windows for
+    harmonic analysis with the discrete Fourier transform" (1978).
+    """
+    place = torch.arange(-SINC_REACH, SINC_REACH, dtype=planes.dtype, device=planes.device) + 0.5
+    window = torch.cos(math.pi * place / (2 * SINC_REACH + 1)).square()
+    kernel = torch.sinc(place) * window
+    kernel = (kernel / kernel.sum()).expand(planes.shape[1], 1, 1, -1)
+    for _side in range(2):
+        padded = F.pad(planes, (SINC_REACH - 1, SINC_REACH, 0, 0), mode="replicate")
+        between = F.conv2d(padded, kernel, groups=planes.shape[1])
+        planes = torch.stack((planes, between), dim=-1).flatten(-2).transpose(2, 3)
+    return planes
 
 
 def size_of(planes: Float[Tensor, "n c h w"]) -> dict[str, int]:

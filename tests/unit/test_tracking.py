@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from swift_core.errors import GeometryError
 from swift_core.tracking.carry import DetailCarrier, check_carry
-from swift_core.tracking.planes import blur, is_inside, look_up, places_of, resize
+from swift_core.tracking.planes import blur, double, is_inside, look_up, places_of, resize
 from swift_core.tracking.tracker import Tracker
 
 HEIGHT, WIDTH = 192, 256
@@ -271,6 +271,21 @@ def test_it_works_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
 def test_looking_up_at_their_own_places_gives_pictures_back():
     noise = torch.rand((1, 3, 17, 23), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(look_up(noise, places_of(noise)), noise, atol=1e-5, rtol=0)
+
+
+def test_a_picture_of_twice_the_pixels_is_looked_up_more_closely():
+    def waves(x, y):
+        return torch.sin(0.9 * x + 0.3) * torch.cos(1.1 * y)
+
+    picture = waves(*places_of(torch.zeros(1, 1, 60, 80))[0])[None, None]
+    assert torch.equal(double(picture)[..., ::2, ::2], picture)
+    places = places_of(picture) + torch.tensor([0.37, 0.21]).view(1, 2, 1, 1)
+    true = waves(*places[0])[None, None]
+    plain, dense = (
+        (found - true)[..., 8:-8, 8:-8].square().mean()
+        for found in (look_up(picture, places), look_up(double(picture), 2 * places))
+    )
+    assert dense < plain / 2
 
 
 def test_a_blur_keeps_what_is_straight():
