@@ -39,7 +39,7 @@ differ, and the store tells these apart."""
 
 _MODEL_FOLDERS = ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras")
 
-_MAKING = 2
+_MAKING = 3
 """How references and segments are made: another number when the same inputs come to make others."""
 
 _log = logging.getLogger(__name__)

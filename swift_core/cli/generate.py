@@ -21,7 +21,7 @@ from ..stages.plan import GenerationPlan, planned_models
 from ..stages.resources import Resources
 from ..stages.run_plan import RunPlan, plan_run
 from ..stages.runtime import Runtime, log_streamed
-from ..stages.speed import measure_speed
+from ..stages.speed import speed_of
 from ..weights.latents import SavedLatent, save_latent
 from ..weights.model_set import ModelSet, add_loras, loras_of
 from .disk import check_disk
@@ -109,7 +109,7 @@ def _resources(options: argparse.Namespace, runtime: Runtime) -> Resources:
     made = runtime.resources()
     if not options.report:
         return made
-    return replace(made, speed=measure_speed(runtime.device, dtype=runtime.precision.compute))
+    return replace(made, speed=speed_of(runtime.device, dtype=runtime.precision.compute))
 
 
 def _written(options: argparse.Namespace, made: GenerationPlan) -> dict[Path, int]:

@@ -22,7 +22,7 @@ from ..segments.plan import Interaction, RopePositions, SegmentSettings
 from ..slabs import Slabs
 from ..stages.resources import Resources
 from ..stages.runtime import Runtime
-from ..stages.speed import measure_speed
+from ..stages.speed import speed_of
 from ..weights.bundled import open_bundled_set
 from ..weights.model_set import ModelSet, open_model_set
 
@@ -162,7 +162,7 @@ def card_resources(options: argparse.Namespace) -> Resources:
         device_nbytes=_free_on_card() if budget is None else budget,
         vae_nbytes=vae_room,
         host_nbytes=free_host_nbytes(),
-        speed=measure_speed(torch.device("cuda"), dtype=torch.bfloat16),
+        speed=speed_of(torch.device("cuda"), dtype=torch.bfloat16),
     )
 
 

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 Planner = Callable[..., VaePlan]
 
 
-def _is_all_there() -> bool:
+def _makes_no_room() -> bool:
     return False
 
 
@@ -48,7 +48,7 @@ class Arriving:
     """
 
     begin: Callable[[], Iterator[int]]
-    hurry: Callable[[], bool] = _is_all_there
+    hurry: Callable[[], bool] = _makes_no_room
 
 
 def to_pixels(clip: Float[Tensor, "p h w 3"], runtime: Runtime) -> Float[Tensor, "1 3 p h w"]:
@@ -160,7 +160,7 @@ def _steady(
     begin: Callable[[Banding], Iterator[Tensor]],
     first: Banding,
     config: VAEConfig,
-    make_room: Callable[[], bool] = _is_all_there,
+    make_room: Callable[[], bool] = _makes_no_room,
 ) -> Iterator[Tensor]:
     """Give what a stream gives; out of memory, begin it again with finer bands.
 

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+
+from ..shortage import attempt
 
 _SIDE = 4096
 _ROUNDS = 8
@@ -48,6 +51,11 @@ def measure_speed(device: torch.device, *, dtype: torch.dtype) -> Speed:
         copy_nbytes=copied.nbytes / seconds,
         origin="measured",
     )
+
+
+def speed_of(device: torch.device, *, dtype: torch.dtype) -> Speed:
+    """Measure a device; where it has no memory for that now, take it for a usual one."""
+    return attempt(partial(measure_speed, device, dtype=dtype)).made or USUAL_SPEED
 
 
 def _products(device: torch.device, dtype: torch.dtype, *, side: int) -> float:

@@ -23,11 +23,23 @@ def blur(planes: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h
     reach = math.ceil(3 * sigma)
     place = torch.arange(-reach, reach + 1, dtype=planes.dtype, device=planes.device)
     kernel = torch.exp(-place.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(planes.shape[1], 1, 1, -1)
     for _side in range(2):
-        padded = F.pad(planes, (reach, reach, 0, 0), mode="replicate")
-        planes = F.conv2d(padded, kernel, groups=planes.shape[1]).transpose(2, 3)
+        planes = _weigh_rows(planes, kernel, before=reach).transpose(2, 3)
     return planes
+
+
+def _weigh_rows(
+    planes: Float[Tensor, "n c h w"], kernel: Float[Tensor, " taps"], *, before: int
+) -> Float[Tensor, "n c h w"]:
+    """Give each pixel the weighted mean of its neighbors in the row; edges go on as they end.
+
+    Args:
+        before: how many of the taps lie before the pixel.
+    """
+    kernel = (kernel / kernel.sum()).expand(planes.shape[1], 1, 1, -1)
+    sides = (before, kernel.shape[-1] - 1 - before, 0, 0)
+    padded = F.pad(planes, sides, mode="replicate")
+    return F.conv2d(padded, kernel, groups=planes.shape[1])
 
 
 def resize(
@@ -47,10 +59,8 @@ def double(planes: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
     place = torch.arange(-SINC_REACH, SINC_REACH, dtype=planes.dtype, device=planes.device) + 0.5
     window = torch.cos(math.pi * place / (2 * SINC_REACH + 1)).square()
     kernel = torch.sinc(place) * window
-    kernel = (kernel / kernel.sum()).expand(planes.shape[1], 1, 1, -1)
     for _side in range(2):
-        padded = F.pad(planes, (SINC_REACH - 1, SINC_REACH, 0, 0), mode="replicate")
-        between = F.conv2d(padded, kernel, groups=planes.shape[1])
+        between = _weigh_rows(planes, kernel, before=SINC_REACH - 1)
         planes = torch.stack((planes, between), dim=-1).flatten(-2).transpose(2, 3)
     return planes
 

@@ -20,13 +20,14 @@ from swift_core.model.dit import FP32_ISLANDS, WanDiT
 from swift_core.pipeline import Keep, generate
 from swift_core.progress import Phase
 from swift_core.segments.plan import Interaction, SegmentSettings
+from swift_core.stages import speed as speeds
 from swift_core.stages.fit import Fit, dit_nbytes
 from swift_core.stages.memory import plan_memory
 from swift_core.stages.plan import PUBLISHED_MODELS, plan_generation, planned_models
 from swift_core.stages.resources import Resources
 from swift_core.stages.run_plan import plan_run
 from swift_core.stages.runtime import Runtime
-from swift_core.stages.speed import Speed, measure_speed
+from swift_core.stages.speed import USUAL_SPEED, Speed, measure_speed, speed_of
 from swift_core.vae.autoencoder import WanVAE
 from swift_core.vae.bands import WHOLE
 from swift_core.vae.config import WAN22_VAE
@@ -225,6 +226,14 @@ def test_a_speed_is_measured():
     found = measure_speed(torch.device("cpu"), dtype=torch.float32)
     assert 1e8 < found.flops < 1e15
     assert found.origin == "measured"
+
+
+def test_a_card_without_memory_for_a_measurement_is_taken_for_a_usual_one(monkeypatch):
+    def fails(*_given, **_more):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(speeds, "measure_speed", fails)
+    assert speed_of(torch.device("cpu"), dtype=torch.float32) == USUAL_SPEED
 
 
 def test_it_is_said_in_words_and_as_data():
